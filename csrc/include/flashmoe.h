@@ -1,0 +1,180 @@
+#ifndef FLASHMOE_H
+#define FLASHMOE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * flashmoe: run mixture-of-experts language models whose experts stay on disk.
+ *
+ *   fm_model     weights on one device, its threads and its memory budget
+ *   fm_session   one sequence: KV cache, recurrent state, logits
+ *
+ * These rules hold for every function, so the comments below only say more:
+ *
+ *   errors     FM_OK or a negative fm_status. On failure out-parameters are
+ *              untouched and `err`, when not NULL, says what went wrong.
+ *   ownership  What you open you close, sessions before their model. Pointers
+ *              you pass in are read during the call and never kept.
+ *   threads    A model may be shared by threads; sessions of one model take
+ *              turns. A session belongs to one thread at a time,
+ *              fm_session_cancel excepted. There is no global state.
+ *   units      Sizes in bytes, times in nanoseconds, positions in tokens.
+ */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors ------------------------------------------------------------ */
+
+#define FM_STATUS_MAP(X)                                                     \
+    X(OK,           0, "ok")                                                 \
+    X(ARGUMENT,    -1, "an argument is out of range")                        \
+    X(MEMORY,      -2, "out of memory")                                      \
+    X(IO,          -3, "a file could not be opened, or a read fell short")   \
+    X(FORMAT,      -4, "a file's contents are not what they must be")        \
+    X(UNSUPPORTED, -5, "this build or device cannot do that")                \
+    X(DEVICE,      -6, "the device reported a failure")                      \
+    X(FULL,        -7, "the session has no room for more tokens")            \
+    X(BUSY,        -8, "something opened from it is still open")             \
+    X(CANCELLED,   -9, "fm_session_cancel was called")                       \
+    X(BUDGET,     -10, "over the memory budget")                             \
+    X(INTEGRITY,  -11, "bytes on disk do not match their checksum")          \
+    X(NUMERIC,    -12, "NaN or infinity where a finite number must be")
+
+typedef enum {
+#define X(name, code, text) FM_##name = code,
+    FM_STATUS_MAP(X)
+#undef X
+} fm_status;
+
+typedef struct {
+    fm_status status;
+    char      message[512];     /* one sentence; names the file and the offset */
+} fm_error;
+
+/* A static sentence for a status; never NULL. */
+const char *fm_status_text(fm_status status);
+
+/* ---- model ------------------------------------------------------------- */
+
+typedef struct fm_model fm_model;
+
+/* How numbers are kept in the KV cache. */
+typedef enum { FM_KV_F32, FM_KV_F16, FM_KV_BF16 } fm_kv_kind;
+
+/* How expert bytes come from disk: AUTO picks by size, budget and free memory. */
+typedef enum { FM_READ_AUTO, FM_READ_BUFFERED, FM_READ_DIRECT } fm_read_kind;
+
+/* Zeroed options mean the defaults written here. */
+typedef struct {
+    const char  *device;            /* NULL: first that opens; "cpu" */
+    uint64_t     memory;            /* ceiling for what the model and its sessions hold; 0: none */
+    int32_t      threads;           /* 0: every core this process may use */
+    int32_t      experts_per_token; /* 0: the model's own */
+    int32_t      read_threads;      /* 0: 8 */
+    int32_t      read_split;        /* a record is read in this many pieces; 0: 1 */
+    int32_t      prefill_rows;      /* tokens that go through a layer at once; 0: by budget */
+    int32_t      expert_slots;      /* 0: as many as the budget allows */
+    fm_kv_kind   kv;
+    fm_read_kind read;
+} fm_model_options;
+
+typedef struct {
+    const char *device, *kernels, *read_reason;
+    int32_t     layers, hidden_size, vocab_size, experts, experts_per_token;
+    int32_t     native_experts_per_token, max_positions, threads, read_threads;
+    int32_t     prefill_rows;       /* most tokens one eval may append */
+    int32_t     expert_slots, min_expert_slots;
+    fm_kv_kind  kv;
+    fm_read_kind read;
+    uint64_t    memory;             /* the ceiling; 0: none */
+    uint64_t    resident_bytes;     /* weights kept for the model's whole life */
+    uint64_t    scratch_bytes;      /* activations of one step */
+    uint64_t    expert_bytes;       /* the largest expert: one slot */
+    uint64_t    expert_file_bytes;  /* all experts, on disk */
+    uint64_t    state_bytes;        /* recurrent state of one session */
+    uint64_t    kv_bytes_per_token;
+    uint64_t    held_bytes;         /* now: all of the above that is allocated */
+} fm_model_info;
+
+/*
+ * Open the model that `manifest` (text, `length` bytes) describes; its files
+ * lie in `directory`. Reads the resident weights and touches no expert.
+ * FM_FORMAT names the manifest line or the file and offset.
+ * FM_BUDGET spells out the sum that does not fit.
+ */
+fm_status fm_model_open(const char *manifest, size_t length, const char *directory,
+                        const fm_model_options *options, fm_model **out, fm_error *err);
+
+/* FM_BUSY, and nothing happens, while a session is open on it. NULL is fine. */
+fm_status fm_model_close(fm_model *model);
+
+void fm_model_describe(fm_model *model, fm_model_info *out);
+
+/* ---- session ----------------------------------------------------------- */
+
+typedef struct fm_session fm_session;
+
+typedef struct {
+    uint64_t tokens;            /* evaluated since the session was opened */
+    uint64_t experts_used;      /* distinct experts needed, summed over layers and steps */
+    uint64_t experts_hit;       /* of those, already in memory */
+    uint64_t bytes_read;        /* expert bytes that came from files */
+    uint64_t read_wait_ns;      /* waiting for expert bytes */
+    uint64_t eval_ns;           /* inside fm_session_eval */
+} fm_session_stats;
+
+fm_status fm_session_open(fm_model *model, fm_session **out, fm_error *err);
+
+void fm_session_close(fm_session *session);
+
+/*
+ * Append `n` tokens (1 .. prefill_rows) and compute the logits of the last
+ * `wanted` of them (0 .. n) into logits[wanted][vocab_size]. Blocks; returns
+ * FM_CANCELLED within one layer of fm_session_cancel.
+ *
+ * All or nothing: after any failure the session's position is what it was.
+ * FM_FULL     the tokens would not fit the context
+ * FM_BUDGET   their KV rows would not fit the memory budget
+ * FM_IO       an expert could not be read whole; no expert is ever skipped
+ * FM_NUMERIC  the result is not finite
+ */
+fm_status fm_session_eval(fm_session *session, const int32_t *tokens, int32_t n,
+                          float *logits, int32_t wanted, fm_error *err);
+
+int32_t fm_session_position(const fm_session *session);
+
+/* Forget every token. */
+void fm_session_reset(fm_session *session);
+
+/* Make a running eval return FM_CANCELLED soon, or the next one at once. Any thread, any signal handler. */
+void fm_session_cancel(fm_session *session);
+
+void fm_session_describe(const fm_session *session, fm_session_stats *out);
+
+/* ---- sampling ---------------------------------------------------------- */
+
+typedef struct {
+    float   temperature;        /* 0: take the largest logit */
+    float   top_p;              /* 1: off */
+    float   min_p;              /* 0: off */
+    int32_t top_k;              /* 0: off */
+} fm_sampling;
+
+/*
+ * Pure: the same logits, options and *rng give the same token; advances *rng.
+ * Order: temperature, top_k, top_p, min_p, draw. FM_NUMERIC on NaN logits.
+ */
+fm_status fm_sample(const float *logits, int32_t n, const fm_sampling *how, uint64_t *rng,
+                    int32_t *out, fm_error *err);
+
+/* ln softmax(logits)[id] */
+float fm_logprob(const float *logits, int32_t n, int32_t id);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
