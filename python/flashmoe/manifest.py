@@ -1,307 +1,49 @@
-"""What a model is and where each of its bytes lies: dataclasses, and their text form.
+"""What a model is and where each of its bytes lies.
 
-The text goes to the core, in memory for a checkpoint opened in place and as ``manifest.fm`` in a
-packed directory. ``csrc/README.md`` describes its grammar.
+The text form goes to the core, in memory for a checkpoint opened in place and as ``manifest.fm``
+in a packed directory. ``csrc/README.md`` describes its grammar.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from flashmoe import manifest_text
 from flashmoe.errors import ModelFormatError
+from flashmoe.places import (
+    ALIGN,
+    PROJECTIONS,
+    RECORD_ALIGN,
+    Blocks,
+    Experts,
+    Extent,
+    FileEntry,
+    Part,
+    Quant,
+    RecordLayout,
+    Tensor,
+    align,
+    check_file_name,
+)
 from flashmoe.spec import Attention, MoE, ModelSpec
 
-ALIGN = 64
-"""Each matrix of an expert starts on a multiple of this in its slot."""
-
-RECORD_ALIGN = 4096
-"""Each record of a packed file starts on a multiple of this."""
-
-SCALAR_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "e8m0": 1}
-FLOATS = ("f32", "f16", "bf16")
-AFFINE_BITS = (2, 3, 4, 5, 6, 8)
-AFFINE_GROUPS = (32, 64, 128)
-
-
-def align(value: int, to: int) -> int:
-    """The next multiple of ``to``."""
-    return -(-value // to) * to
-
-
-@dataclass(frozen=True, slots=True)
-class Quant:
-    """How a matrix's numbers are stored.
-
-    Attributes:
-        kind: ``f32``, ``f16``, ``bf16``; ``affine`` (MLX: code * scale + bias by groups of a
-            row); ``fp8`` (e4m3 times the scale of its block; a source of conversion only).
-        bits: Bits per code, for affine.
-        group: Codes that share a scale and a bias, for affine.
-        scale: Kind of the scales' numbers, for affine and fp8.
-        block: Rows and columns that share a scale, for fp8.
-    """
-
-    kind: str
-    bits: int = 0
-    group: int = 0
-    scale: str = ""
-    block: tuple[int, int] = (0, 0)
-
-    def __post_init__(self) -> None:
-        if self.kind in FLOATS:
-            good = (self.bits, self.group, self.scale, self.block) == (0, 0, "", (0, 0))
-        elif self.kind == "affine":
-            good = (
-                self.bits in AFFINE_BITS
-                and self.group in AFFINE_GROUPS
-                and self.scale in FLOATS
-                and self.block == (0, 0)
-            )
-        elif self.kind == "fp8":
-            good = (
-                (self.bits, self.group) == (0, 0)
-                and self.scale in SCALAR_BYTES
-                and min(self.block) >= 1
-            )
-        else:
-            good = False
-        if not good:
-            raise ModelFormatError(f"there is no number format {self.text!r}")
-
-    @property
-    def text(self) -> str:
-        """``f32``, ``affine:4:64:bf16``, ``fp8:128:128:bf16``."""
-        if self.kind == "affine":
-            return f"affine:{self.bits}:{self.group}:{self.scale}"
-        if self.kind == "fp8":
-            return f"fp8:{self.block[0]}:{self.block[1]}:{self.scale}"
-        return self.kind
-
-    @classmethod
-    def parse(cls, text: str) -> Quant:
-        """The format that :attr:`text` names.
-
-        Raises:
-            ModelFormatError: There is no such format.
-        """
-        words = text.split(":")
-        numbers = [int(w) for w in words[1:3] if w.isascii() and w.isdigit() and len(w) < 10]
-        if len(words) == 4 and len(numbers) == 2 and words[0] == "affine":
-            quant = cls("affine", numbers[0], numbers[1], words[3])
-        elif len(words) == 4 and len(numbers) == 2 and words[0] == "fp8":
-            quant = cls("fp8", scale=words[3], block=(numbers[0], numbers[1]))
-        else:
-            quant = cls(text)
-        if quant.text != text:
-            raise ModelFormatError(f"there is no number format {text!r}")
-        return quant
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The arrays a matrix consists of, in the order they have in a slot."""
-        if self.kind == "affine":
-            return ("weight", "scales", "biases")
-        return ("weight", "scales") if self.kind == "fp8" else ("weight",)
-
-    def row_bytes(self, cols: int) -> int:
-        """Bytes of one row of ``cols`` stored numbers.
-
-        Raises:
-            ModelFormatError: ``cols`` is no multiple of the group.
-        """
-        if self.kind == "affine":
-            if cols % self.group:
-                raise ModelFormatError(f"rows of {cols} numbers cannot be {self.text}")
-            return cols * self.bits // 8
-        return cols if self.kind == "fp8" else cols * SCALAR_BYTES[self.kind]
-
-    def scale_row_bytes(self, cols: int) -> int:
-        """Bytes of one row of scales, and of biases likewise; 0 for floats."""
-        if self.kind == "affine":
-            return cols // self.group * SCALAR_BYTES[self.scale]
-        if self.kind == "fp8":
-            return -(-cols // self.block[1]) * SCALAR_BYTES[self.scale]
-        return 0
-
-    def scale_rows(self, rows: int) -> int:
-        """Rows of scales of a matrix of ``rows`` rows."""
-        return -(-rows // self.block[0]) if self.kind == "fp8" else rows
-
-    def part_bytes(self, part: str, rows: int, cols: int) -> int:
-        """Bytes of the whole array ``part`` of a ``[rows, cols]`` matrix."""
-        if part == "weight":
-            return rows * self.row_bytes(cols)
-        return self.scale_rows(rows) * self.scale_row_bytes(cols)
-
-    def matrix_bytes(self, rows: int, cols: int) -> int:
-        """Stored bytes of a ``[rows, cols]`` matrix, without padding."""
-        return sum(self.part_bytes(part, rows, cols) for part in self.parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """``count`` blocks of ``rows`` rows, ``stride`` bytes apart, the first at byte ``at``.
-
-    Attributes:
-        file: Index of the file.
-        at: Byte offset in the file.
-        rows: Rows in one block.
-        count: Number of blocks.
-        stride: Bytes from one block's start to the next one's; None: no gap.
-    """
-
-    file: int
-    at: int
-    rows: int
-    count: int = 1
-    stride: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One resident matrix and where its rows lie.
-
-    Attributes:
-        name: The core's name of it.
-        quant: How its numbers are stored.
-        rows: Output features.
-        cols: Input features.
-        weight: Its rows, in order.
-        scales: Rows of scales, in order; for fp8 one row of them serves ``quant.block[0]`` rows.
-        biases: Rows of biases, in order; affine only.
-        add: Added to each number while loading (1 for zero-centred norms).
-    """
-
-    name: str
-    quant: Quant
-    rows: int
-    cols: int
-    weight: list[Blocks]
-    scales: list[Blocks] = field(default_factory=list)
-    biases: list[Blocks] = field(default_factory=list)
-    add: int = 0
-
-    def blocks(self, part: str) -> list[Blocks]:
-        """The blocks of ``weight``, ``scales`` or ``biases``."""
-        return {"weight": self.weight, "scales": self.scales, "biases": self.biases}[part]
-
-    def spans(self, part: str) -> Iterator[tuple[int, int, int]]:
-        """Yield file, offset and bytes of each block of ``part``, in the order of the rows."""
-        row = self.quant.row_bytes if part == "weight" else self.quant.scale_row_bytes
-        row_bytes = row(self.cols)
-        for b in self.blocks(part):
-            nbytes = b.rows * row_bytes
-            step = nbytes if b.stride is None else b.stride
-            for i in range(b.count):
-                yield b.file, b.at + i * step, nbytes
-
-    @property
-    def nbytes(self) -> int:
-        """Stored bytes."""
-        return self.quant.matrix_bytes(self.rows, self.cols)
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Where one part of each expert of a layer lies.
-
-    Attributes:
-        part: ``gate.weight`` … ``down.biases``, or ``record`` for the whole slot image.
-        file: Index of the file, where the experts are evenly spaced.
-        base: Byte offset of expert 0.
-        stride: Bytes from one expert to the next; None where ``each`` is given.
-        each: File and byte offset of every expert; None where they are evenly spaced.
-    """
-
-    part: str
-    file: int
-    base: int
-    stride: int | None = None
-    each: list[tuple[int, int]] | None = None
-
-    def place(self, expert: int) -> tuple[int, int]:
-        """File and byte offset of this part of ``expert``."""
-        if self.each is not None:
-            return self.each[expert]
-        return self.file, self.base + expert * (self.stride or 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """The routed experts of a layer.
-
-    Attributes:
-        layer: Index of the layer.
-        gate: Format of the gate projections.
-        up: Format of the up projections.
-        down: Format of the down projections.
-        extents: Where their parts lie.
-        checksums: XXH3-64 of each expert's slot image, where recorded.
-    """
-
-    layer: int
-    gate: Quant
-    up: Quant
-    down: Quant
-    extents: list[Extent]
-    checksums: list[int] | None = None
-
-    def quant(self, projection: str) -> Quant:
-        """The format of ``gate``, ``up`` or ``down``."""
-        return {"gate": self.gate, "up": self.up, "down": self.down}[projection]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """All parts an expert consists of, in the order they have in a slot."""
-        return tuple(f"{p}.{part}" for p in PROJECTIONS for part in self.quant(p).parts)
-
-    @property
-    def packed(self) -> bool:
-        """Whether each expert is one record."""
-        return len(self.extents) == 1 and self.extents[0].part == "record"
-
-
-PROJECTIONS = ("gate", "up", "down")
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """A file of the model directory; ``sha256`` is 64 hexadecimal digits where recorded."""
-
-    path: str
-    nbytes: int
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One array of an expert in its slot.
-
-    Attributes:
-        name: ``gate.weight`` … ``down.biases``.
-        at: Byte offset in the slot, a multiple of 64.
-        nbytes: Bytes of the array, without padding.
-    """
-
-    name: str
-    at: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecordLayout:
-    """An expert's image in a slot, and so its record in a packed file.
-
-    Attributes:
-        parts: Its arrays by name, in order.
-        nbytes: Bytes of the image, a multiple of 64.
-        record_stride: Bytes from one record to the next in a packed file, a multiple of 4096.
-    """
-
-    parts: dict[str, Part]
-    nbytes: int
-    record_stride: int
+__all__ = [
+    "ALIGN",
+    "PROJECTIONS",
+    "RECORD_ALIGN",
+    "Blocks",
+    "Experts",
+    "Extent",
+    "FileEntry",
+    "Manifest",
+    "Part",
+    "Quant",
+    "RecordLayout",
+    "Tensor",
+    "align",
+    "check_file_name",
+    "tensor_shapes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,9 +57,7 @@ class Manifest:
 
     def to_text(self) -> str:
         """The text form; :meth:`parse` reads back an equal manifest."""
-        from flashmoe import manifest_text
-
-        return manifest_text.write(self)
+        return manifest_text.write(self.spec, self.files, self.tensors.values(), self.experts)
 
     @classmethod
     def parse(cls, text: str) -> Manifest:
@@ -326,9 +66,9 @@ class Manifest:
         Raises:
             ModelFormatError: Naming the line, and what it must be.
         """
-        from flashmoe import manifest_text
-
-        return manifest_text.parse(text)
+        manifest = cls(*manifest_text.parse(text))
+        manifest.check()
+        return manifest
 
     def experts_of(self, layer: int) -> Experts:
         """The experts of ``layer``.
@@ -388,9 +128,9 @@ class Manifest:
         Raises:
             ModelFormatError: Naming the tensor, or layer and part.
         """
-        from flashmoe import manifest_check
-
-        manifest_check.check(self)
+        self.spec.validate()
+        _check_tensors(self)
+        _check_experts(self)
 
 
 FLOAT32_IN_MEMORY = frozenset(
@@ -438,9 +178,10 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
                 "out": (hidden, values),
             }
         own["ffn_norm"] = (1, hidden)
-        own |= _ffn_shapes(layer.ffn.intermediate_size, hidden) if not isinstance(
-            layer.ffn, MoE
-        ) else _moe_shapes(layer.ffn, hidden)
+        if isinstance(layer.ffn, MoE):
+            own |= _moe_shapes(layer.ffn, hidden)
+        else:
+            own |= _ffn_shapes(layer.ffn.intermediate_size, hidden)
         shapes |= {f"layers.{index}.{name}": shape for name, shape in own.items()}
     return shapes
 
@@ -459,3 +200,86 @@ def _moe_shapes(moe: MoE, hidden: int) -> dict[str, tuple[int, int]]:
         shapes["shared_score"] = (1, hidden)
         shapes |= _ffn_shapes(moe.shared_intermediate_size, hidden, "shared_")
     return shapes
+
+
+def _check_inside(files: list[FileEntry], file: int, at: int, nbytes: int, what: str) -> None:
+    if not 0 <= file < len(files):
+        raise ModelFormatError(f"{what} is in file {file} of {len(files)}")
+    if at < 0 or at + nbytes > files[file].nbytes:
+        raise ModelFormatError(
+            f"{what} is {nbytes} bytes at {at} of {files[file].path}, "
+            f"which has {files[file].nbytes} bytes"
+        )
+
+
+def _check_tensors(manifest: Manifest) -> None:
+    wanted = tensor_shapes(manifest.spec)
+    for name in manifest.tensors:
+        if name not in wanted:
+            raise ModelFormatError(f"tensor {name} has no place in this model")
+    for name, (rows, cols) in wanted.items():
+        tensor = manifest.tensors.get(name)
+        if tensor is None:
+            raise ModelFormatError(f"tensor {name} [{rows}, {cols}] is missing")
+        if (tensor.rows, tensor.cols) != (rows, cols):
+            raise ModelFormatError(
+                f"tensor {name} is [{tensor.rows}, {tensor.cols}]; it must be [{rows}, {cols}]"
+            )
+        _check_tensor(manifest.files, tensor)
+
+
+def _check_tensor(files: list[FileEntry], tensor: Tensor) -> None:
+    quant = tensor.quant
+    quant.row_bytes(tensor.cols)  # refuses columns that the group does not divide
+    for part in ("weight", "scales", "biases"):
+        what = f"{part} of tensor {tensor.name}"
+        rows = sum(b.rows * b.count for b in tensor.blocks(part))
+        want = 0
+        if part in quant.parts:
+            want = tensor.rows if part == "weight" else quant.scale_rows(tensor.rows)
+        if rows != want:
+            raise ModelFormatError(f"{what}: {rows} rows are placed; there must be {want}")
+        for file, at, nbytes in tensor.spans(part):
+            _check_inside(files, file, at, nbytes, what)
+
+
+def _check_experts(manifest: Manifest) -> None:
+    moes = {i: y.ffn for i, y in enumerate(manifest.spec.layers) if isinstance(y.ffn, MoE)}
+    if [e.layer for e in manifest.experts] != list(moes):
+        raise ModelFormatError(
+            f"experts are placed for layers {[e.layer for e in manifest.experts]}; "
+            f"the layers with experts are {list(moes)}"
+        )
+    for experts in manifest.experts:
+        _check_extents(manifest, experts, moes[experts.layer].experts)
+
+
+def _check_extents(manifest: Manifest, experts: Experts, count: int) -> None:
+    layer = experts.layer
+    layout = manifest.record_layout(layer)
+    sizes = {name: part.nbytes for name, part in layout.parts.items()}
+    if experts.packed:
+        sizes = {"record": layout.nbytes}
+    given = tuple(extent.part for extent in experts.extents)
+    if sorted(given) != sorted(sizes):
+        raise ModelFormatError(f"layer {layer}: extents {given}; they must be {tuple(sizes)}")
+    if experts.checksums is not None and len(experts.checksums) != count:
+        raise ModelFormatError(
+            f"layer {layer}: {len(experts.checksums)} checksums for {count} experts"
+        )
+    for extent in experts.extents:
+        what = f"layer {layer}: {extent.part}"
+        nbytes = sizes[extent.part]
+        if extent.each is None:
+            stride = extent.stride or 0
+            if count > 1 and stride < nbytes:
+                raise ModelFormatError(f"{what}: stride {stride} is less than {nbytes} bytes")
+            _check_inside(
+                manifest.files, extent.file, extent.base, (count - 1) * stride + nbytes, what
+            )
+            continue
+        if len(extent.each) != count:
+            raise ModelFormatError(f"{what}: {len(extent.each)} places for {count} experts")
+        for file, at in extent.each:
+            if not (0 <= file < len(manifest.files) and 0 <= at <= manifest.files[file].nbytes - nbytes):
+                _check_inside(manifest.files, file, at, nbytes, what)
