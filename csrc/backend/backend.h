@@ -34,9 +34,8 @@ typedef struct {
     uint32_t gate_at, up_at, down_at, bytes;
 } fm_expert_shape;
 
-/* The expert in slot `slot` serves row `row` for `share` of its sum; its output goes to row `to`.
- * A slot's picks stand together. */
-typedef struct { int32_t row, expert, slot, to; float share; } fm_pick;
+/* The expert in slot `slot` serves row `row` for `share` of its sum. Picks stand sorted by expert, then row. */
+typedef struct { int32_t row, expert, slot; float share; } fm_pick;
 
 typedef struct {
     int32_t heads, kv_heads, head_dim, rope_dims;
@@ -47,13 +46,21 @@ typedef struct {
     int32_t key_heads, value_heads, key_dim, value_dim, conv_taps;
 } fm_delta_shape;
 
+/* The largest of everything a device will be asked for. */
+typedef struct {
+    int32_t rows, cols;                 /* of an activation that is multiplied */
+    int32_t picks, hidden_size, intermediate_size;      /* of routed experts in one call */
+    int32_t heads_per_kv, head_dim;
+    int32_t key_dim, value_dim;
+} fm_limits;
+
 typedef struct {
     const char *name;
 
-    /* life. `rows` and `cols` bound every activation this device will see, `heads` and so on likewise: scratch is
-     * made here and counted in *scratch_bytes. */
+    /* life. `threads` >= 1 */
     fm_status (*open)(int32_t threads, fm_backend **out, fm_error *err);
     void      (*close)(fm_backend *b);
+    const char *(*variant)(const fm_backend *b);        /* "avx512": which kernels serve it */
 
     /* memory: page-aligned, zeroed; `host` is NULL for a private buffer */
     fm_status (*alloc)(fm_backend *b, size_t bytes, fm_buf_kind kind, fm_buf **out, fm_error *err);
@@ -61,9 +68,9 @@ typedef struct {
     void      (*discard)(fm_backend *b, fm_buf *buf, size_t at, size_t bytes);      /* give pages back */
     void      (*release)(fm_backend *b, fm_buf *buf);                               /* NULL is fine */
     void     *(*host)(fm_buf *buf);
-    /* bytes of scratch the verbs below take for `rows` rows of at most `cols` numbers; allocates it */
-    fm_status (*reserve)(fm_backend *b, int32_t rows, int32_t cols, int32_t picks, int32_t intermediate_size,
-                         size_t *bytes, fm_error *err);
+    /* make room for activations within these limits; once, before any verb */
+    fm_status (*reserve)(fm_backend *b, const fm_limits *limits, fm_error *err);
+    size_t    (*scratch)(const fm_limits *limits, int32_t threads);     /* bytes that reserve takes */
 
     /* order: submit starts what is queued and gives its ticket; wait reports the first failure */
     uint64_t  (*submit)(fm_backend *b);
@@ -77,7 +84,7 @@ typedef struct {
     void (*matmul_exact)(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x);  /* activations stay float */
     void (*add)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor y);
     void (*swiglu)(fm_backend *b, fm_tensor out, fm_tensor gate, fm_tensor up);
-    void (*gate)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate);            /* x * sigmoid(gate) */
+    void (*gate)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate);    /* x * sigmoid(gate); gate may have 1 column */
 
     /* attention. table: [rows][rope_dims], cosines then sines of the step's positions */
     void (*rope)(fm_backend *b, fm_tensor x, fm_tensor table, int32_t head_dim);
@@ -88,15 +95,15 @@ typedef struct {
     /* gated delta net. Recurrent: read the state in `from`, leave the next one in `to` (another buffer).
      * conv: state [taps-1][channels], the oldest row first.
      * delta_gates: beta = sigmoid(beta), decay = -exp(a_log) * softplus(decay + dt_bias), in place.
-     * delta: qkv rows [q heads | k heads | v heads]; state [value_heads][key_dim][value_dim]. */
+     * delta: qkv rows [q heads | k heads | v heads], whose q and k are normed in place; state [value_heads][key_dim][value_dim]. */
     void (*conv)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor taps, fm_tensor to, fm_tensor from);
     void (*delta_gates)(fm_backend *b, fm_tensor decay, fm_tensor beta, fm_tensor a_log, fm_tensor dt_bias);
     void (*delta)(fm_backend *b, fm_tensor out, fm_tensor qkv, fm_tensor decay, fm_tensor beta,
                   fm_tensor to, fm_tensor from, const fm_delta_shape *s, int32_t position);
     void (*gated_norm)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor z, fm_tensor weight, float eps);
 
-    /* experts: out[pick.to] = down(swiglu(gate(x[row]), up(x[row]))) for every pick.
-     * combine: x[row] += sum over its picks, in the order of `pick`, of share * outs[pick.to]. */
+    /* experts: row i of outs = down(swiglu(gate(x[pick[i].row]), up(x[pick[i].row]))).
+     * combine: x[pick[i].row] += pick[i].share * row i of outs, for i = 0, 1, ... in this order. */
     void (*experts)(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes,
                     const fm_pick *pick, int32_t n, const fm_expert_shape *s);
     void (*combine)(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n);

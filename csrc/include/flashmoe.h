@@ -64,8 +64,8 @@ typedef struct fm_model fm_model;
 /* How numbers are kept in the KV cache. */
 typedef enum { FM_KV_F32, FM_KV_F16, FM_KV_BF16 } fm_kv_kind;
 
-/* How expert bytes come from disk: AUTO picks by size, budget and free memory. */
-typedef enum { FM_READ_AUTO, FM_READ_BUFFERED, FM_READ_DIRECT } fm_read_kind;
+/* How expert bytes come from disk: through the page cache or around it. */
+typedef enum { FM_READ_BUFFERED, FM_READ_DIRECT } fm_read_kind;
 
 /* Zeroed options mean the defaults written here. */
 typedef struct {
@@ -82,7 +82,7 @@ typedef struct {
 } fm_model_options;
 
 typedef struct {
-    const char *device, *kernels, *read_reason;
+    const char *device, *kernels;
     int32_t     layers, hidden_size, vocab_size, experts, experts_per_token;
     int32_t     native_experts_per_token, max_positions, threads, read_threads;
     int32_t     prefill_rows;       /* most tokens one eval may append */

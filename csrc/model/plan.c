@@ -1,0 +1,131 @@
+/* The memory budget, cut up once when the model opens. */
+#include "model/plan.h"
+
+#include "base/memory.h"
+
+size_t fm_plan_state_bytes(const fm_model_spec *m)
+{
+    size_t bytes = 0;
+    for (int32_t i = 0; i < m->layers; i++) {
+        const fm_delta_shape *d = &m->layer[i].delta;
+        if (m->layer[i].mixer != FM_MIXER_DELTA) continue;
+        size_t width = 2 * (size_t)d->key_heads * (size_t)d->key_dim + (size_t)d->value_heads * (size_t)d->value_dim;
+        bytes += fm_align_up((size_t)(d->conv_taps - 1) * width * sizeof(float), 64);
+        bytes += fm_align_up((size_t)d->value_heads * (size_t)d->key_dim * (size_t)d->value_dim * sizeof(float), 64);
+    }
+    return bytes;
+}
+
+size_t fm_plan_kv_row_bytes(const fm_model_spec *m, fm_kv_kind kind)
+{
+    size_t numbers = 0;
+    for (int32_t i = 0; i < m->layers; i++)
+        if (m->layer[i].mixer == FM_MIXER_ATTENTION)
+            numbers += 2 * (size_t)m->layer[i].attention.kv_heads * (size_t)m->layer[i].attention.head_dim;
+    return numbers * (kind == FM_KV_F32 ? 4 : 2);
+}
+
+size_t fm_plan_slot_bytes(const fm_manifest *m)
+{
+    size_t bytes = 0;
+    for (int32_t i = 0; i < m->spec.layers; i++)
+        if (m->experts[i].experts && m->experts[i].bytes > bytes) bytes = m->experts[i].bytes;
+    return fm_align_up(bytes, FM_PAGE);
+}
+
+/* Slots that one token needs at once, and slots that would hold every expert. */
+static void count_slots(fm_model *model, int32_t *fewest, int64_t *all)
+{
+    const fm_manifest *m = &model->manifest;
+    *fewest = 0;
+    *all = 0;
+    for (int32_t i = 0; i < m->spec.layers; i++) {
+        if (!m->experts[i].experts) continue;
+        *all += m->experts[i].experts;
+        if (m->spec.layer[i].route.k > *fewest) *fewest = m->spec.layer[i].route.k;
+    }
+}
+
+static size_t scratch(const fm_model *model, int32_t rows)
+{
+    fm_limits limits = fm_activations_limits(&model->manifest.spec, rows);
+    return fm_activations_measure(&model->manifest.spec, rows) +
+           model->backend->ops->scratch(&limits, model->options.threads);
+}
+
+static double gb(uint64_t bytes)
+{
+    return (double)bytes / 1e9;
+}
+
+/* Rows of a step: many enough that an expert read serves several tokens, while scratch stays a small part of what is left. */
+static int32_t choose_rows(const fm_model *model, uint64_t left, bool streams)
+{
+    int32_t longest = model->manifest.spec.max_positions, rows = 2048;
+    if (!streams) rows = 512;
+    while (rows > 64 && (scratch(model, rows) > left / 6 || rows / 2 >= longest)) rows /= 2;
+    return rows;
+}
+
+fm_status fm_plan_memory(fm_model *model, fm_error *err)
+{
+    fm_model_options *o = &model->options;
+    uint64_t resident = model->weights.bytes, limit = o->memory;
+    uint64_t session = model->state_bytes + (uint64_t)FM_KV_STEP * model->kv_row_bytes;
+    uint64_t fixed = resident + session;
+    int64_t all;
+    int32_t fewest;
+
+    count_slots(model, &fewest, &all);
+    if (all > INT32_MAX) return fm_fail(err, FM_UNSUPPORTED, "%lld experts", (long long)all);
+    if (!limit) limit = UINT64_MAX;
+    if (!o->prefill_rows) {
+        uint64_t left = limit > fixed ? limit - fixed : 0;
+        o->prefill_rows = choose_rows(model, left, (uint64_t)all * model->slot_bytes > left);
+    }
+    model->scratch_bytes = scratch(model, o->prefill_rows);
+    fixed += model->scratch_bytes;
+
+    model->min_slots = fewest;
+    uint64_t needed = fixed + (uint64_t)fewest * model->slot_bytes;
+    if (needed > limit)
+        return fm_fail(err, FM_BUDGET,
+                       "the model needs %.3f GB and memory is %.3f GB: resident weights %.3f GB + activations of %d tokens %.3f GB"
+                       " + one session's recurrent state %.3f GB and KV cache of %d tokens %.3f GB + %d expert slots %.3f GB",
+                       gb(needed), gb(limit), gb(resident), o->prefill_rows, gb(model->scratch_bytes), gb(model->state_bytes),
+                       FM_KV_STEP, gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest, gb((uint64_t)fewest * model->slot_bytes));
+    uint64_t slots = model->slot_bytes ? (limit - fixed) / model->slot_bytes : 0;
+    if (slots > (uint64_t)all) slots = (uint64_t)all;
+    if (o->expert_slots) {
+        if (o->expert_slots < fewest)
+            return fm_fail(err, FM_ARGUMENT, "expert_slots %d are fewer than the %d experts of one token", o->expert_slots, fewest);
+        if ((uint64_t)o->expert_slots < slots) slots = (uint64_t)o->expert_slots;
+    }
+    model->max_slots = (int32_t)slots;
+    return FM_OK;
+}
+
+fm_status fm_model_charge(fm_model *model, int64_t bytes, fm_error *err)
+{
+    uint64_t held = model->session_bytes + (uint64_t)bytes;     /* wraps back when bytes < 0 */
+    uint64_t fixed = model->weights.bytes + model->scratch_bytes + held;
+    uint64_t limit = model->options.memory ? model->options.memory : UINT64_MAX;
+    int32_t now = model->store ? fm_expert_store_slots(model->store) : 0;
+
+    if (fixed + (uint64_t)model->min_slots * model->slot_bytes > limit)
+        return fm_fail(err, FM_BUDGET,
+                       "sessions would hold %.3f GB; with weights %.3f GB, activations %.3f GB and %d expert slots %.3f GB that is more than memory %.3f GB",
+                       gb(held), gb(model->weights.bytes), gb(model->scratch_bytes), model->min_slots,
+                       gb((uint64_t)model->min_slots * model->slot_bytes), gb(limit));
+    model->session_bytes = held;
+    if (!model->store) return FM_OK;
+
+    uint64_t slots = (limit - fixed) / model->slot_bytes;
+    if (slots > (uint64_t)model->max_slots) slots = (uint64_t)model->max_slots;
+    if ((int32_t)slots == now) return FM_OK;
+    fm_backend *b = model->backend;
+    FM_TRY(fm_expert_store_resize(model->store, (int32_t)slots, b->ops->done(b), err));
+    if ((int32_t)slots < now)
+        b->ops->discard(b, model->slots, slots * model->slot_bytes, (size_t)(now - (int32_t)slots) * model->slot_bytes);
+    return FM_OK;
+}
