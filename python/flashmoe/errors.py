@@ -24,8 +24,28 @@ class IntegrityError(FlashMoEError, OSError):
     """Bytes on disk do not match the checksum recorded for them."""
 
 
-class ExpertReadError(FlashMoEError, OSError):
+class ReadError(FlashMoEError, OSError):
+    """A file of the model could not be opened or read whole."""
+
+
+class ExpertReadError(ReadError):
     """An expert could not be read whole; no expert is ever skipped."""
+
+
+class ArgumentError(FlashMoEError, ValueError):
+    """An argument is out of range."""
+
+
+class PromptError(FlashMoEError, ValueError):
+    """The prompt is empty or holds ids that the model does not have."""
+
+
+class OutOfMemoryError(FlashMoEError, MemoryError):
+    """The system has no memory left."""
+
+
+class CancelledError(FlashMoEError):
+    """The generation was cancelled from another thread."""
 
 
 class ContextLengthError(FlashMoEError, ValueError):
@@ -82,3 +102,30 @@ class LockedError(ConversionError):
 
 class ClosedError(FlashMoEError, RuntimeError):
     """The model or generator was closed."""
+
+
+_BY_STATUS: dict[str, type[FlashMoEError]] = {
+    "ARGUMENT": ArgumentError,
+    "MEMORY": OutOfMemoryError,
+    "IO": ReadError,
+    "EXPERT_IO": ExpertReadError,
+    "FORMAT": ModelFormatError,
+    "UNSUPPORTED": UnsupportedModelError,
+    "DEVICE": DeviceError,
+    "FULL": ContextLengthError,
+    "CANCELLED": CancelledError,
+    "BUDGET": BudgetError,
+    "INTEGRITY": IntegrityError,
+    "NUMERIC": NumericalError,
+    "CLOSED": ClosedError,
+}
+
+
+def from_status(status: str, message: str) -> FlashMoEError:
+    """The exception for a failure of the core; called by the core's Python module.
+
+    Args:
+        status: Name of the core's status, such as ``"IO"``.
+        message: The core's one-sentence description.
+    """
+    return _BY_STATUS.get(status, FlashMoEError)(message)

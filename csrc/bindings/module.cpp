@@ -1,0 +1,350 @@
+// The Python module: converts, calls, raises. No logic, no caching, no defaults beyond the C ones.
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "bindings/interrupt.h"
+#include "flashmoe.h"
+
+extern "C" {
+#include "base/hash.h"
+#include "base/threads.h"
+#include "kernels/kernels.h"
+}
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+const char *status_name(fm_status status)
+{
+    switch (status) {
+#define X(name, code, text) case FM_##name: return #name;
+        FM_STATUS_MAP(X)
+#undef X
+    }
+    return "UNKNOWN";
+}
+
+// Which exception a status becomes is Python's decision.
+[[noreturn]] void raise(const char *status, const char *message)
+{
+    nb::object error = nb::module_::import_("flashmoe.errors").attr("from_status")(status, message);
+    PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error.ptr())), error.ptr());
+    throw nb::python_error();
+}
+
+void check(fm_status status, const fm_error &err)
+{
+    if (status != FM_OK) raise(status_name(status), err.message[0] ? err.message : fm_status_text(status));
+}
+
+// Call a C function without the GIL, then turn its failure into an exception.
+template <typename F> void run(F &&call)
+{
+    fm_error err{};
+    fm_status status;
+    {
+        nb::gil_scoped_release nogil;
+        status = call(&err);
+    }
+    check(status, err);
+}
+
+template <typename T> T choice(const std::string &word, const char *what, std::initializer_list<const char *> words)
+{
+    int i = 0;
+    std::string all;
+    for (const char *w : words) {
+        if (word == w) return static_cast<T>(i);
+        all += (i++ ? ", " : "") + std::string(w);
+    }
+    throw nb::value_error((std::string(what) + " \"" + word + "\" is none of " + all).c_str());
+}
+
+constexpr const char *kv_words[] = {"f32", "f16", "bf16"};
+constexpr const char *read_words[] = {"buffered", "direct"};
+
+// Closed when the last of its model object and sessions lets go of it.
+struct ModelHandle {
+    fm_model *c = nullptr;
+    ~ModelHandle() { fm_model_close(c); }
+};
+
+class Model {
+public:
+    Model(const std::string &manifest, const std::string &directory, const std::string &device, uint64_t memory,
+          int32_t threads, int32_t experts_per_token, const std::string &kv, const std::string &read,
+          int32_t read_threads, int32_t read_split, int32_t prefill_rows, int32_t expert_slots)
+    {
+        fm_model_options o = {};
+        o.device = device == "auto" ? nullptr : device.c_str();
+        o.memory = memory;
+        o.threads = threads;
+        o.experts_per_token = experts_per_token;
+        o.kv = choice<fm_kv_kind>(kv, "kv", {kv_words[0], kv_words[1], kv_words[2]});
+        o.read = choice<fm_read_kind>(read, "read", {read_words[0], read_words[1]});
+        o.read_threads = read_threads;
+        o.read_split = read_split;
+        o.prefill_rows = prefill_rows;
+        o.expert_slots = expert_slots;
+        auto handle = std::make_shared<ModelHandle>();
+        run([&](fm_error *err) {
+            return fm_model_open(manifest.data(), manifest.size(), directory.c_str(), &o, &handle->c, err);
+        });
+        handle_ = std::move(handle);
+    }
+
+    std::shared_ptr<ModelHandle> handle() const
+    {
+        if (!handle_) raise("CLOSED", "the model is closed");
+        return handle_;
+    }
+
+    void close()
+    {
+        nb::gil_scoped_release nogil;
+        handle_.reset();
+    }
+
+    bool closed() const { return !handle_; }
+
+    nb::dict info() const
+    {
+        fm_model_info i;
+        fm_model_describe(handle()->c, &i);
+        nb::dict d;
+        d["device"] = i.device;
+        d["kernels"] = i.kernels;
+        d["num_hidden_layers"] = i.layers;
+        d["hidden_size"] = i.hidden_size;
+        d["vocab_size"] = i.vocab_size;
+        d["num_experts"] = i.experts;
+        d["experts_per_token"] = i.experts_per_token;
+        d["native_experts_per_token"] = i.native_experts_per_token;
+        d["context_length"] = i.max_positions;
+        d["threads"] = i.threads;
+        d["read_threads"] = i.read_threads;
+        d["prefill_rows"] = i.prefill_rows;
+        d["expert_slots"] = i.expert_slots;
+        d["min_expert_slots"] = i.min_expert_slots;
+        d["kv_dtype"] = kv_words[i.kv];
+        d["read"] = read_words[i.read];
+        d["memory"] = i.memory;
+        d["resident_bytes"] = i.resident_bytes;
+        d["scratch_bytes"] = i.scratch_bytes;
+        d["expert_bytes"] = i.expert_bytes;
+        d["expert_file_bytes"] = i.expert_file_bytes;
+        d["state_bytes"] = i.state_bytes;
+        d["kv_bytes_per_token"] = i.kv_bytes_per_token;
+        d["held_bytes"] = i.held_bytes;
+        return d;
+    }
+
+private:
+    std::shared_ptr<ModelHandle> handle_;
+};
+
+class Session {
+public:
+    explicit Session(const Model &model) : model_(model.handle())
+    {
+        run([&](fm_error *err) { return fm_session_open(model_->c, &c_, err); });
+        fm_model_info info;
+        fm_model_describe(model_->c, &info);
+        vocab_ = static_cast<size_t>(info.vocab_size);
+    }
+
+    ~Session() { close(); }
+
+    // Waits for an eval in another thread, which it cancels.
+    void close()
+    {
+        if (!model_) return;
+        nb::gil_scoped_release nogil;
+        if (c_) fm_session_cancel(c_);
+        std::lock_guard<std::mutex> turn(turn_);
+        fm_session_close(c_);
+        c_ = nullptr;
+        model_.reset();
+    }
+
+    void eval(Tokens tokens, Logits logits)
+    {
+        if (logits.shape(0) && logits.shape(1) != vocab_) throw nb::value_error("logits must have vocab_size columns");
+        if (tokens.shape(0) > INT32_MAX || logits.shape(0) > tokens.shape(0))
+            throw nb::value_error("logits must have no more rows than there are tokens");
+        while (!once(tokens, logits)) {}
+    }
+
+    int32_t position()
+    {
+        return fm_session_position(open());
+    }
+
+    void reset()
+    {
+        nb::gil_scoped_release nogil;
+        std::lock_guard<std::mutex> turn(turn_);
+        if (c_) fm_session_reset(c_);
+    }
+
+    void cancel() { fm_session_cancel(open()); }
+
+    nb::dict stats()
+    {
+        fm_session_stats s;
+        fm_session_describe(open(), &s);
+        nb::dict d;
+        d["tokens"] = s.tokens;
+        d["experts_used"] = s.experts_used;
+        d["experts_hit"] = s.experts_hit;
+        d["bytes_read"] = s.bytes_read;
+        d["read_wait_ns"] = s.read_wait_ns;
+        d["eval_ns"] = s.eval_ns;
+        return d;
+    }
+
+private:
+    fm_session *open()
+    {
+        if (!c_) raise("CLOSED", "the session is closed");
+        return c_;
+    }
+
+    // False when a signal stopped it but Python's handler wants to go on.
+    bool once(Tokens tokens, Logits logits)
+    {
+        fm_error err{};
+        fm_status status = FM_ARGUMENT;
+        bool interrupted = false, closed = false;
+        {
+            nb::gil_scoped_release nogil;
+            std::lock_guard<std::mutex> turn(turn_);
+            if (c_) {
+                Interruptible guard(c_);
+                status = fm_session_eval(c_, tokens.data(), static_cast<int32_t>(tokens.shape(0)), logits.data(),
+                                         static_cast<int32_t>(logits.shape(0)), &err);
+                interrupted = guard.fired();
+            } else {
+                closed = true;
+            }
+        }
+        if (interrupted) {
+            if (PyErr_CheckSignals() != 0) throw nb::python_error();
+            if (status == FM_CANCELLED) return false;
+        }
+        if (closed) raise("CLOSED", "the session is closed");
+        if (status == FM_IO) raise("EXPERT_IO", err.message);
+        check(status, err);
+        return true;
+    }
+
+    std::shared_ptr<ModelHandle> model_;
+    fm_session *c_ = nullptr;
+    size_t vocab_ = 0;
+    std::mutex turn_;
+};
+
+std::tuple<int32_t, uint64_t> sample(Row logits, float temperature, float top_p, float min_p, int32_t top_k, uint64_t rng)
+{
+    const fm_sampling how = {temperature, top_p, min_p, top_k};
+    int32_t id = 0;
+    run([&](fm_error *err) {
+        return fm_sample(logits.data(), static_cast<int32_t>(logits.shape(0)), &how, &rng, &id, err);
+    });
+    return {id, rng};
+}
+
+float logprob(Row logits, int32_t id)
+{
+    if (id < 0 || static_cast<size_t>(id) >= logits.shape(0)) throw nb::index_error("token id outside the logits");
+    nb::gil_scoped_release nogil;
+    return fm_logprob(logits.data(), static_cast<int32_t>(logits.shape(0)), id);
+}
+
+// Rows of floats to MLX-affine codes, scales and biases, into arrays the caller made.
+void affine_encode(Floats x, int32_t bits, int32_t group, const std::string &scale, Bytes weight, Bytes scales, Bytes biases)
+{
+    const fm_quant quant = {FM_AFFINE, choice<fm_number>(scale, "scale", {"f32", "f16", "bf16"}), bits, group};
+    fm_matrix_layout layout;
+    fm_error err{};
+    auto rows = static_cast<int32_t>(x.shape(0)), cols = static_cast<int32_t>(x.shape(1));
+    check(fm_matrix_measure(quant, rows, cols, &layout, &err), err);
+    if (weight.shape(0) != x.shape(0) || scales.shape(0) != x.shape(0) || biases.shape(0) != x.shape(0) ||
+        weight.shape(1) != layout.row_bytes || scales.shape(1) != layout.scale_row_bytes || biases.shape(1) != layout.scale_row_bytes)
+        throw nb::value_error("weight, scales or biases do not have the size this format needs");
+    nb::gil_scoped_release nogil;
+    for (size_t r = 0; r < x.shape(0); r++)
+        fm_affine_encode_row(quant, x.data() + r * x.shape(1), cols, weight.data() + r * layout.row_bytes,
+                             scales.data() + r * layout.scale_row_bytes, biases.data() + r * layout.scale_row_bytes);
+}
+
+uint64_t xxh3_64(nb::object buffer)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(buffer.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    uint64_t hash;
+    {
+        nb::gil_scoped_release nogil;
+        hash = fm_xxh3(view.buf, static_cast<size_t>(view.len));
+    }
+    PyBuffer_Release(&view);
+    return hash;
+}
+
+std::vector<std::string> kernels()
+{
+    std::vector<std::string> names;
+    for (const fm_kernels *const *k = fm_kernels_available(); *k; k++) names.emplace_back((*k)->name);
+    return names;
+}
+
+}  // namespace
+
+NB_MODULE(_core, m)
+{
+    m.doc() = "The engine. Use flashmoe.Model, Generator and Sampler instead.";
+
+    nb::class_<Model>(m, "Model")
+        .def(nb::init<const std::string &, const std::string &, const std::string &, uint64_t, int32_t, int32_t,
+                      const std::string &, const std::string &, int32_t, int32_t, int32_t, int32_t>(),
+             "manifest"_a, "directory"_a, nb::kw_only(), "device"_a = "auto", "memory"_a = 0, "threads"_a = 0,
+             "experts_per_token"_a = 0, "kv"_a = "f16", "read"_a = "buffered", "read_threads"_a = 0, "read_split"_a = 0,
+             "prefill_rows"_a = 0, "expert_slots"_a = 0)
+        .def("info", &Model::info)
+        .def("close", &Model::close)
+        .def_prop_ro("closed", &Model::closed);
+
+    nb::class_<Session>(m, "Session")
+        .def(nb::init<const Model &>(), "model"_a)
+        .def("eval", &Session::eval, "tokens"_a.noconvert(), "logits"_a.noconvert())
+        .def("reset", &Session::reset)
+        .def("cancel", &Session::cancel)
+        .def("close", &Session::close)
+        .def("stats", &Session::stats)
+        .def_prop_ro("position", &Session::position);
+
+    m.def("sample", &sample, "logits"_a.noconvert(), nb::kw_only(), "temperature"_a, "top_p"_a, "min_p"_a, "top_k"_a, "rng"_a);
+    m.def("logprob", &logprob, "logits"_a.noconvert(), "id"_a);
+    m.def("affine_encode", &affine_encode, "x"_a.noconvert(), "bits"_a, "group"_a, "scale"_a, "weight"_a.noconvert(),
+          "scales"_a.noconvert(), "biases"_a.noconvert());
+    m.def("xxh3_64", &xxh3_64, "buffer"_a);
+    m.def("kernels", &kernels);
+    m.def("cores", &fm_cores);
+}

@@ -1,0 +1,62 @@
+"""The engine. Use flashmoe.Model, Generator and Sampler instead."""
+
+from typing_extensions import Buffer
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Model:
+    def __init__(
+        self,
+        manifest: str,
+        directory: str,
+        *,
+        device: str = "auto",
+        memory: int = 0,
+        threads: int = 0,
+        experts_per_token: int = 0,
+        kv: str = "f16",
+        read: str = "buffered",
+        read_threads: int = 0,
+        read_split: int = 0,
+        prefill_rows: int = 0,
+        expert_slots: int = 0,
+    ) -> None: ...
+    def info(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+    @property
+    def closed(self) -> bool: ...
+
+class Session:
+    def __init__(self, model: Model) -> None: ...
+    def eval(self, tokens: NDArray[np.int32], logits: NDArray[np.float32]) -> None: ...
+    def reset(self) -> None: ...
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+    @property
+    def position(self) -> int: ...
+
+def sample(
+    logits: NDArray[np.float32],
+    *,
+    temperature: float,
+    top_p: float,
+    min_p: float,
+    top_k: int,
+    rng: int,
+) -> tuple[int, int]: ...
+def logprob(logits: NDArray[np.float32], id: int) -> float: ...
+def affine_encode(
+    x: NDArray[np.float32],
+    bits: int,
+    group: int,
+    scale: str,
+    weight: NDArray[np.uint8],
+    scales: NDArray[np.uint8],
+    biases: NDArray[np.uint8],
+) -> None: ...
+def xxh3_64(buffer: Buffer) -> int: ...
+def kernels() -> list[str]: ...
+def cores() -> int: ...

@@ -1,0 +1,286 @@
+"""An open model: weights in memory, experts on disk."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from flashmoe.errors import ClosedError, PromptError, TokenizerError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flashmoe import _core
+    from flashmoe.checkpoint import Checkpoint
+    from flashmoe.tokenizer import Tokenizer
+
+KV_DTYPES = ("f32", "f16", "bf16")
+READ_WAYS = ("auto", "buffered", "direct")
+_ALIGNMENT = 64
+"""Prefill steps end at multiples of this position, so that results do not depend on their size."""
+
+
+class Model:
+    """A mixture-of-experts language model whose routed experts are read from disk when needed.
+
+    A checkpoint directory is opened in place and never written to: Hugging Face safetensors in
+    bf16, f16 or f32, directories quantised by mlx-lm, or what ``flashmoe convert`` wrote.
+
+    One model may serve any number of generators and threads; they take turns.
+
+    Attributes:
+        path: The directory.
+        config: The checkpoint's ``config.json``.
+    """
+
+    def __init__(
+        self,
+        path_or_hub_id: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        memory: int | float | str | None = None,
+        experts_per_token: int | None = None,
+        threads: int | None = None,
+        kv_dtype: str | None = None,
+        io: str = "auto",
+    ) -> None:
+        """Open a model; touches no expert.
+
+        Args:
+            path_or_hub_id: A directory, or a repository of the Hugging Face hub, which is
+                downloaded first.
+            revision: Branch, tag or commit of the repository.
+            device: ``"auto"`` or ``"cpu"``.
+            memory: Ceiling for what the model holds: resident weights, activations, KV caches,
+                recurrent states and experts kept in memory. Bytes, a text such as ``"6GB"`` or
+                ``"512MiB"``, or a fraction of the machine's memory such as ``0.5``. ``None``
+                takes three quarters of the memory that is available now.
+            experts_per_token: Routed experts per token, 1 to the model's own number, which is the
+                default. Fewer is another, weaker model; :meth:`info` says so.
+            threads: Threads that compute. ``None`` takes every core this process may use.
+            kv_dtype: ``"f16"`` (default), ``"bf16"`` or ``"f32"``: numbers in the KV cache.
+            io: How experts are read: ``"buffered"`` through the page cache, ``"direct"`` around
+                it, or ``"auto"``, which takes the page cache if it can hold the experts.
+
+        Raises:
+            ModelFormatError: A file is not what it must be.
+            UnsupportedModelError: The model needs something this version does not have.
+            BudgetError: It cannot run within ``memory``; the message spells out the sum.
+            TokenizerError: There is a tokenizer, but not one for this model.
+        """
+        from flashmoe import _core
+        from flashmoe.checkpoint import open_checkpoint
+        from flashmoe.hub import resolve
+        from flashmoe.machine import available_memory, parse_size
+
+        if kv_dtype is not None and kv_dtype not in KV_DTYPES:
+            raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
+        if io not in READ_WAYS:
+            raise ValueError(f"io must be one of {', '.join(READ_WAYS)}, not {io!r}")
+        if experts_per_token is not None and experts_per_token < 1:
+            raise ValueError(f"experts_per_token must be at least 1, not {experts_per_token}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+
+        self.path = resolve(path_or_hub_id, revision)
+        checkpoint = open_checkpoint(self.path)
+        if checkpoint.kind == "fp8":
+            raise UnsupportedModelError(
+                f"{self.path} holds FP8 weights, which are not run in place; convert it first: "
+                f"flashmoe convert {self.path} DIRECTORY --bits 4"
+            )
+        self.config = checkpoint.config
+        self.tokenizer_or_none = _load_tokenizer(self.path, checkpoint)
+        available = available_memory()
+        budget = int(0.75 * available) if memory is None else parse_size(memory)
+        self._read, self._read_reason = _choose_read(io, checkpoint, budget, available)
+        self._sessions: weakref.WeakSet[_core.Session] = weakref.WeakSet()
+        self._core = _core.Model(
+            checkpoint.manifest.to_text(),
+            str(self.path),
+            device=device,
+            memory=budget,
+            threads=threads or 0,
+            experts_per_token=experts_per_token or 0,
+            kv=kv_dtype or "f16",
+            read=self._read,
+        )
+        self._info = self._core.info()
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | os.PathLike[str], **options: Any) -> Model:
+        """The same as calling the class; see there.
+
+        Args:
+            path_or_hub_id: A directory or a repository of the Hugging Face hub.
+            **options: Keyword arguments of the class.
+        """
+        return cls(path_or_hub_id, **options)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            TokenizerError: The checkpoint has none; the model then works on token ids.
+        """
+        if self.tokenizer_or_none is None:
+            raise TokenizerError(
+                f"{self.path} has no tokenizer.json; give token ids instead of text, "
+                "or copy tokenizer.json from the original model"
+            )
+        return self.tokenizer_or_none
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits, padding rows of the vocabulary included."""
+        return int(self._info["vocab_size"])
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of one sequence."""
+        return int(self._info["context_length"])
+
+    def info(self) -> dict[str, Any]:
+        """Shapes, memory and choices.
+
+        Sizes are in bytes. ``experts_per_token`` is what runs, ``native_experts_per_token`` what
+        the model was trained with; ``held_bytes`` is what is held now, at most ``memory``.
+        """
+        return {
+            "path": str(self.path),
+            "model_type": self.config.get("model_type"),
+            **self._open().info(),
+            "read_reason": self._read_reason,
+            "tokenizer": self.tokenizer_or_none is not None,
+        }
+
+    def logits(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Logits after every token of a sequence.
+
+        Args:
+            token_ids: Token ids, ``[n]``.
+
+        Returns:
+            float32 ``[n, vocab_size]``; row i follows token i.
+
+        Raises:
+            PromptError: No tokens, or an id that the model does not have.
+            ContextLengthError: More tokens than the model's context.
+            ExpertReadError: An expert could not be read.
+        """
+        import numpy as np
+
+        ids = self.check_tokens(token_ids)
+        out = np.empty((ids.size, self.vocab_size), np.float32)
+        session = self.new_session()
+        try:
+            for first, last in self.prefill_steps(0, ids.size):
+                session.eval(ids[first:last], out[first:last])
+        finally:
+            session.close()
+        return out
+
+    def new_session(self) -> _core.Session:
+        """A new sequence: KV cache and recurrent state. For :class:`flashmoe.Generator`."""
+        from flashmoe import _core
+
+        session = _core.Session(self._open())
+        self._sessions.add(session)
+        return session
+
+    def check_tokens(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+        """Token ids as the core wants them, int32 ``[n]``.
+
+        Args:
+            token_ids: Token ids, ``[n]``.
+
+        Raises:
+            PromptError: No tokens, not whole numbers, or an id that the model does not have.
+        """
+        import numpy as np
+
+        ids = np.asarray(token_ids)
+        if ids.ndim != 1 or ids.size == 0:
+            raise PromptError("the prompt is empty" if ids.size == 0 else f"token ids have shape {ids.shape}")
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise PromptError(f"token ids must be whole numbers, not {ids.dtype}")
+        wrong = np.flatnonzero((ids < 0) | (ids >= self.vocab_size))
+        if wrong.size:
+            raise PromptError(
+                f"token {int(ids[wrong[0]])} at position {int(wrong[0])} is outside the vocabulary, "
+                f"0 .. {self.vocab_size - 1}"
+            )
+        return np.ascontiguousarray(ids, dtype=np.int32)
+
+    def prefill_steps(self, position: int, n: int) -> list[tuple[int, int]]:
+        """How ``n`` tokens after ``position`` are cut into steps: pairs of first and last + 1.
+
+        Args:
+            position: Tokens that the session already has.
+            n: Tokens to append.
+        """
+        rows = int(self._info["prefill_rows"])
+        steps, first = [], 0
+        while first < n:
+            room = rows - (position + first) % _ALIGNMENT
+            last = min(n, first + room)
+            steps.append((first, last))
+            first = last
+        return steps
+
+    def close(self) -> None:
+        """Give everything back; calls that still run are cancelled. May be called twice."""
+        for session in list(self._sessions):
+            session.close()
+        self._core.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        i = self._info
+        k = f"{i['experts_per_token']} of {i['num_experts']} experts"
+        if i["experts_per_token"] != i["native_experts_per_token"]:
+            k += f" (the model's own number is {i['native_experts_per_token']})"
+        state = ", closed" if self._core.closed else ""
+        return f"Model({str(self.path)!r}, {self.config.get('model_type')}, {k}{state})"
+
+    def _open(self) -> _core.Model:
+        if self._core.closed:
+            raise ClosedError("the model is closed")
+        return self._core
+
+
+def _load_tokenizer(path: Path, checkpoint: Checkpoint) -> Tokenizer | None:
+    from flashmoe.tokenizer import Tokenizer
+
+    if not (path / "tokenizer.json").exists():
+        return None
+    return Tokenizer.from_directory(path, num_logits=checkpoint.manifest.spec.vocab_size)
+
+
+def _choose_read(io: str, checkpoint: Checkpoint, budget: int, available: int) -> tuple[str, str]:
+    """The way experts are read, and why."""
+    if io != "auto":
+        return io, "asked for"
+    experts = checkpoint.manifest.total_expert_bytes
+    if experts <= budget - checkpoint.manifest.resident_bytes:
+        return "buffered", "every expert fits into the budget, so each is read once"
+    if experts <= 0.8 * (available - budget):
+        return "buffered", "the page cache can hold every expert"
+    return "direct", "the experts fit neither into the budget nor into the page cache"
