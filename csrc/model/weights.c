@@ -126,37 +126,37 @@ static fm_status match(fm_weights *w, const fm_manifest *m, const fm_tensor_sour
     return FM_OK;
 }
 
-fm_status fm_weights_plan(const fm_manifest *manifest, fm_weights *out, fm_error *err)
+fm_status fm_weights_plan(const fm_manifest *manifest, fm_weights *w, fm_error *err)
 {
     fm_status status;
-    fm_weights w = {0};
     const fm_model_spec *spec = &manifest->spec;
     const fm_tensor_source **sorted;
     uint8_t *used;
     fm_matrix_layout layout;
 
-    FM_TRY_UNDO(fm_arena_take(&w.arena, (size_t)spec->layers, sizeof *w.layer, &w.layer, err));
-    FM_TRY_UNDO(fm_arena_take(&w.arena, (size_t)spec->layers * 18 + 3, sizeof *w.wanted, &w.wanted, err));
-    FM_TRY_UNDO(fm_arena_take(&w.arena, (size_t)manifest->tensors, sizeof *sorted, &sorted, err));
-    FM_TRY_UNDO(fm_arena_take(&w.arena, (size_t)manifest->tensors, 1, &used, err));
-    want_all(&w, spec);
+    *w = (fm_weights){0};
+    FM_TRY_UNDO(fm_arena_take(&w->arena, (size_t)spec->layers, sizeof *w->layer, &w->layer, err));
+    FM_TRY_UNDO(fm_arena_take(&w->arena, (size_t)spec->layers * 18 + 3, sizeof *w->wanted, &w->wanted, err));
+    FM_TRY_UNDO(fm_arena_take(&w->arena, (size_t)manifest->tensors, sizeof *sorted, &sorted, err));
+    FM_TRY_UNDO(fm_arena_take(&w->arena, (size_t)manifest->tensors, 1, &used, err));
+    want_all(w, spec);
     for (int32_t i = 0; i < manifest->tensors; i++) sorted[i] = &manifest->tensor[i];
     qsort(sorted, (size_t)manifest->tensors, sizeof *sorted, by_name);
-    FM_TRY_UNDO(match(&w, manifest, sorted, used, err));
+    FM_TRY_UNDO(match(w, manifest, sorted, used, err));
 
-    for (int32_t i = 0; i < w.count; i++) {
-        fm_wanted *t = &w.wanted[i];
+    for (int32_t i = 0; i < w->count; i++) {
+        fm_wanted *t = &w->wanted[i];
         fm_quant quant = t->small ? (fm_quant){.kind = FM_F32} : t->from->quant;
         FM_TRY_UNDO(fm_matrix_measure(quant, t->rows, t->cols, &layout, err));
-        t->at = w.bytes;
+        t->at = w->bytes;
         *t->to = (fm_tensor){NULL, t->at, t->rows, t->cols, quant};
-        w.bytes += layout.bytes;
+        w->bytes += layout.bytes;
     }
-    w.bytes += FM_MATRIX_ALIGN;
-    *out = w;
+    w->bytes += FM_MATRIX_ALIGN;
     return FM_OK;
 undo:
-    fm_arena_free(&w.arena);
+    fm_arena_free(&w->arena);
+    *w = (fm_weights){0};
     return status;
 }
 

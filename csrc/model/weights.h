@@ -33,8 +33,8 @@ typedef struct {
 } fm_weights;
 
 /* Match what the spec wants with what the manifest has. FM_FORMAT names a tensor that is missing,
- * has another shape, or is not wanted. */
-fm_status fm_weights_plan(const fm_manifest *manifest, fm_weights *out, fm_error *err);
+ * has another shape, or is not wanted; `weights` is then empty. It must not be moved afterwards. */
+fm_status fm_weights_plan(const fm_manifest *manifest, fm_weights *weights, fm_error *err);
 
 /* Read every planned tensor into one buffer of the device. FM_NUMERIC names a tensor with NaN or infinity. */
 fm_status fm_weights_load(fm_weights *weights, fm_backend *backend, const fm_file *files, fm_error *err);
