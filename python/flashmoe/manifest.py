@@ -25,7 +25,7 @@ from flashmoe.places import (
     align,
     check_file_name,
 )
-from flashmoe.spec import Attention, MoE, ModelSpec
+from flashmoe.spec import Attention, ModelSpec, MoE
 
 __all__ = [
     "ALIGN",
@@ -281,5 +281,7 @@ def _check_extents(manifest: Manifest, experts: Experts, count: int) -> None:
         if len(extent.each) != count:
             raise ModelFormatError(f"{what}: {len(extent.each)} places for {count} experts")
         for file, at in extent.each:
-            if not (0 <= file < len(manifest.files) and 0 <= at <= manifest.files[file].nbytes - nbytes):
+            if not (
+                0 <= file < len(manifest.files) and 0 <= at <= manifest.files[file].nbytes - nbytes
+            ):
                 _check_inside(manifest.files, file, at, nbytes, what)

@@ -369,9 +369,7 @@ def _same_layer(line: _Line, layer: int) -> None:
         raise line.error(f"{line.keyword} layer={given} under experts layer={layer}")
 
 
-def _read_extent(
-    line: _Line, experts: Experts, places: dict[str, list[tuple[int, int]]]
-) -> None:
+def _read_extent(line: _Line, experts: Experts, places: dict[str, list[tuple[int, int]]]) -> None:
     part, file, base = line.word("part"), line.integer("file"), line.integer("base")
     if "expert" in line.values:
         expert = line.integer("expert")

@@ -371,6 +371,6 @@ def _rope_number(given: Mapping[str, Any], key: str) -> float | None:
     value = given.get(key)
     if value is None:
         return None
-    if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+    if type(value) not in (int, float) or not 0 < value < 1e300:
         raise ModelFormatError(f"config.json: {key} is {value!r}; it must be a positive number")
     return float(value)
