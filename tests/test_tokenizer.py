@@ -1,4 +1,4 @@
-"""Tokenizers: ids equal to the library's, streaming equal to one-shot decoding, errors with names."""
+"""Tokenizers: ids of the library, streaming equal to one-shot decoding, errors with names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flashmoe.errors import TokenizerError
-from flashmoe.tokenizer import Tokenizer
 from tokenizers import (
     AddedToken,
     Regex,
@@ -23,6 +21,9 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as Backend
 
+from flashmoe.errors import TokenizerError
+from flashmoe.tokenizer import Tokenizer
+
 QWEN35_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,7 +31,7 @@ QWEN35_SPLIT = (
 CORPUS = [
     "The quick brown fox jumps over the lazy dog; it's 2026, isn't it?",
     "def f(x):\n\treturn {'a': [1, 2.5e-3], \"b\": None}\r\n\r\n",
-    "नमस्ते दुनिया — สวัสดี 12.5kg 日本語のテキスト 🙂👩‍👩‍👧‍👦 don’t I'LL",
+    "नमस्ते दुनिया — สวัสดี 12.5kg 日本語のテキスト 🙂👩‍👩‍👧‍👦 don\u2019t I'LL",
     "Größe Köln naïve x\u0308 \u00a0 tabs\t\tend   ",
 ] * 3
 TEXTS = [

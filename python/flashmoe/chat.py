@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from inspect import isfunction, ismethod
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashmoe.errors import TemplateError
 from flashmoe.messages import normalise_messages
+from flashmoe.plain_data import plain_value
 
 if TYPE_CHECKING:
     import jinja2
@@ -108,7 +107,7 @@ class ChatTemplate:
         """
         variables = {
             **self.special_tokens,
-            **_plain(kwargs),
+            **plain_value(kwargs),
             "messages": _prepare_messages(messages),
             "tools": None if tools is None else [_tool_schema(tool) for tool in tools],
             "documents": _prepare_documents(documents),
@@ -200,7 +199,7 @@ def _prepare_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
     if not messages:
         raise TemplateError("the conversation is empty; a chat needs at least one message")
     prepared = []
-    for index, message in enumerate(_plain(list(messages))):
+    for index, message in enumerate(plain_value(list(messages))):
         if not isinstance(message, dict):
             raise TemplateError(f"message {index} is not a dictionary with role and content")
         message = {key: value for key, value in message.items() if value is not None}
@@ -215,39 +214,16 @@ def _prepare_documents(documents: Sequence[Mapping[str, Any]] | None) -> Any:
     for document in documents or ():
         if not isinstance(document, Mapping):
             raise TemplateError("a document must be a dictionary, usually with title and text")
-    return _plain(documents)
+    return plain_value(documents)
 
 
 def _tool_schema(tool: Tool) -> Any:
     if isinstance(tool, Mapping):
-        return _plain(tool)
+        return plain_value(tool)
     if isfunction(tool) or ismethod(tool):
         from flashmoe.tool_schema import function_schema
 
-        return _plain(function_schema(tool))
+        return plain_value(function_schema(tool))
     raise TemplateError(
         f"a tool must be a JSON schema or a Python function, not {type(tool).__name__}"
     )
-
-
-def _plain(value: Any) -> Any:
-    """The same data in plain JSON types, which hand a template no methods to misuse."""
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    for base in (str, int, float):
-        if isinstance(value, base):
-            return getattr(base, f"__{base.__name__}__")(value)
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.generic):
-        return _plain(value.item())
-    if callable(getattr(value, "model_dump", None)):
-        return _plain(value.model_dump())
-    return f"<{type(value).__name__}>"

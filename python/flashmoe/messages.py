@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flashmoe.errors import TemplateError
+from flashmoe.plain_data import plain_value
 
 if TYPE_CHECKING:
     from flashmoe.chat import ChatTemplate
@@ -33,7 +34,8 @@ def normalise_messages(messages: Sequence[Any], template: ChatTemplate) -> list[
     * Absent content becomes the empty text.
 
     Args:
-        messages: Messages as dictionaries; they are not modified.
+        messages: Messages as dictionaries, dataclasses or pydantic models; they are not
+            modified.
         template: The template that is going to render them.
 
     Returns:
@@ -43,7 +45,7 @@ def normalise_messages(messages: Sequence[Any], template: ChatTemplate) -> list[
         TemplateError: A message has no role, holds an image or another part that is
             not text, or its arguments are not a JSON object.
     """
-    conversation = [_checked(index, message) for index, message in enumerate(messages)]
+    conversation = [_checked(index, plain_value(message)) for index, message in enumerate(messages)]
     for is_needed, renders_it, rewrite in _REPAIRS:
         if is_needed(conversation) and not renders_it(template):
             conversation = rewrite(conversation)
@@ -51,7 +53,7 @@ def normalise_messages(messages: Sequence[Any], template: ChatTemplate) -> list[
 
 
 def _checked(index: int, message: Any) -> Message:
-    if not isinstance(message, Mapping):
+    if not isinstance(message, dict):
         raise TemplateError(f"message {index} is not a dictionary with role and content")
     if not isinstance(message.get("role"), str):
         raise TemplateError(f"message {index} has no role")
@@ -62,7 +64,7 @@ def _checked(index: int, message: Any) -> Message:
             raise TemplateError(
                 f"message {index} holds a part of type {kind!r}; this model reads text only"
             )
-    return dict(message)
+    return message
 
 
 def _part_text(part: Any) -> str | None:

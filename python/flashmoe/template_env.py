@@ -90,7 +90,9 @@ def _is_oversized(operator: str, left: Any, right: Any) -> bool:
 
 
 def _length(*values: Any) -> int:
-    return sum(len(value) for value in values if isinstance(value, (str, list, tuple)))
+    """Characters, or for an element of a list the room of eight."""
+    texts = sum(len(value) for value in values if isinstance(value, str))
+    return texts + sum(8 * len(value) for value in values if isinstance(value, (list, tuple)))
 
 
 class _GenerationTag(Extension):

@@ -119,7 +119,7 @@ def _hint_schema(hint: Any, where: str) -> Schema:
     if origin is None:
         if isinstance(hint, type) and issubclass(hint, Enum):
             return _values_schema([member.value for member in hint], where)
-        if _is_hashable(hint) and hint in _PLAIN_TYPES:
+        if (hint is Any or isinstance(hint, type)) and hint in _PLAIN_TYPES:
             return dict(_PLAIN_TYPES[hint])
     elif origin is Union or origin is types.UnionType:
         return _union_schema(inner, where)
@@ -159,10 +159,6 @@ def _values_schema(values: list[Any], where: str) -> Schema:
         raise TemplateError(f"{where}: the values {values!r} are not plain JSON scalars")
     names = list(dict.fromkeys(_SCALARS[type(value)] for value in values))
     return {"type": names[0] if len(names) == 1 else names, "enum": values}
-
-
-def _is_hashable(value: Any) -> bool:
-    return getattr(value, "__hash__", None) is not None
 
 
 def _parse_docstring(docstring: str) -> tuple[str, dict[str, str], str | None]:
