@@ -1,4 +1,4 @@
-"""Chat templates: byte-equal to transformers, safe from what a template may try, clear in errors."""
+"""Chat templates: byte-equal to transformers, safe from hostile ones, clear in errors."""
 
 from __future__ import annotations
 
@@ -143,6 +143,7 @@ def test_the_callers_messages_are_not_touched() -> None:
         ("{{ messages[0]['content'] ~ messages[::-1][0].role }}", "hiuser"),
         ("{{ 'a' * 3 + 'b' }} {{ '%s-%05d' % ('x', 7) }} {{ 2 ** 10 * 3 }}", "aaab x-00007 3072"),
         ("{{ eos_token is defined }}", "False"),
+        ("{{ dict.get is defined }}", "False"),
     ],
 )
 def test_the_environment(source: str, expected: str | None) -> None:
@@ -156,7 +157,7 @@ def test_the_date_is_available() -> None:
 
 
 def test_rich_values_become_plain_ones() -> None:
-    class Mood(str, enum.Enum):
+    class Mood(enum.StrEnum):
         GOOD = "good"
 
     @dataclasses.dataclass
@@ -461,6 +462,22 @@ def test_what_transformers_renders_stays_as_it_is(name: str) -> None:
     assert unchanged >= 55
 
 
+@pytest.mark.parametrize(
+    ("name", "conversation"),
+    [
+        ("qwen3.jinja", "call-arguments-as-text"),
+        ("qwen3.6.jinja", "parts-text"),
+        ("qwen2.5.jinja", "system-late"),
+        ("qwen3.jinja", "system-twice"),
+        ("qwen3-coder.jinja", "developer"),
+        ("qwen3.8.jinja", "call-content-none-reasoning"),
+    ],
+)
+def test_client_forms_that_a_template_knows_stay(name: str, conversation: str) -> None:
+    messages = CONVERSATIONS[conversation]["messages"]
+    assert normalise_messages(messages, load(name)) == messages
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_client_forms_render_as_the_plain_conversation(name: str) -> None:
     template = load(name)
@@ -492,7 +509,7 @@ def test_system_messages_move_to_the_front(name: str) -> None:
         {"role": "system", "content": [{"type": "text", "text": "two"}]},
         {"role": "user", "content": "b"},
     ]
-    with pytest.raises(TemplateError, match="role|beginning"):
+    with pytest.raises(TemplateError, match=r"role|beginning"):
         load(name).render(messages)
     text = load(name).render(normalise_messages(messages, load(name)))
     merged = [{"role": "system", "content": "one\n\ntwo"}, messages[1], messages[3]]

@@ -26,7 +26,7 @@ def weather(city: str, days: int = 1, metric: bool = True) -> str:
 
 
 def everything(
-    a: Union[int, str],
+    a: Union[str, int, float, bool],
     b: Optional[float],
     c: List[Dict[str, int]],
     d: Literal["x", 3],
