@@ -1,0 +1,114 @@
+"""The few ways in which a conversion changes the disk, in one object that tests can replace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Fs:
+    """Changes to files and directories.
+
+    Nothing is safe from a loss of power before :meth:`sync` of the file, and no name before
+    :meth:`sync_dir` of its directory. Every method raises ``OSError`` as the system does.
+    """
+
+    def make_dir(self, path: Path) -> None:
+        """Create a directory whose parent exists."""
+        path.mkdir()
+
+    def create(self, path: Path) -> int:
+        """Open a file for reading and writing, created if it is not there; a descriptor."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def allocate(self, fd: int, nbytes: int) -> None:
+        """Make a file ``nbytes`` long with blocks for all of them, so that none is short later."""
+        if hasattr(os, "posix_fallocate") and nbytes:
+            os.posix_fallocate(fd, 0, nbytes)
+        os.ftruncate(fd, nbytes)
+
+    def write(self, fd: int, data: Any, at: int) -> None:
+        """Write all of ``data``, any contiguous buffer, from byte ``at``."""
+        view = memoryview(data).cast("B")
+        while view:
+            done = os.pwrite(fd, view, at)
+            view, at = view[done:], at + done
+
+    def sync(self, fd: int) -> None:
+        """Return once the file's contents are on the disk itself."""
+        import fcntl
+
+        full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync leaves them in the drive's cache
+        if full is None:
+            os.fsync(fd)
+        else:
+            fcntl.fcntl(fd, full)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name in the same directory; replaces what had that name."""
+        os.rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file if it is there."""
+        path.unlink(missing_ok=True)
+
+    def sync_dir(self, path: Path) -> None:
+        """Return once the names in a directory are on the disk itself."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sync(fd)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[int]:
+        """:meth:`create` for the time of a ``with`` block."""
+        fd = self.create(path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it gets its name; in the same directory."""
+    return path.with_name(f".{path.name}.part")
+
+
+def write_whole(fs: Fs, path: Path, data: bytes) -> None:
+    """Write a small file: all of it under its name, or nothing.
+
+    The name is safe only after ``fs.sync_dir``.
+    """
+    part = part_of(path)
+    with fs.opened(part) as fd:
+        fs.allocate(fd, len(data))
+        fs.write(fd, data, 0)
+        fs.sync(fd)
+    fs.rename(part, path)
+
+
+def read_exactly(fd: int, buffer: Any, at: int, name: str) -> None:
+    """Fill a buffer from byte ``at`` of a file.
+
+    Raises:
+        ReadError: The file ends before, or cannot be read.
+    """
+    from flashmoe.errors import ReadError
+
+    view = memoryview(buffer).cast("B")
+    want, start = len(view), at
+    while view:
+        try:
+            done = os.preadv(fd, [view[: 1 << 30]], at)
+        except OSError as error:
+            raise ReadError(f"{name}: offset {at}: {error.strerror}") from error
+        if done == 0:
+            raise ReadError(
+                f"{name}: ends at byte {at}, in the middle of {want} bytes at {start}: "
+                "it was truncated or replaced; get it again"
+            )
+        view, at = view[done:], at + done
