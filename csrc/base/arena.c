@@ -27,7 +27,7 @@ fm_status fm_arena_take(fm_arena *arena, size_t n, size_t size, void *out, fm_er
 
 fm_status fm_arena_text(fm_arena *arena, const char *text, size_t length, char **out, fm_error *err)
 {
-    char *copy;
+    char *copy = NULL;
     FM_TRY(fm_arena_take(arena, length + 1, 1, &copy, err));
     memcpy(copy, text, length);
     *out = copy;

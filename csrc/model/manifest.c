@@ -131,7 +131,7 @@ static fm_status delta_fields(fm_line *line, fm_delta_shape *d, fm_error *err)
 static fm_status layer_line(fm_manifest_reader *r, fm_line *line, fm_error *err)
 {
     fm_model_spec *s = &r->out->spec;
-    int32_t index, is_delta, is_moe;
+    int32_t index, is_delta = 0, is_moe = 0;
 
     FM_TRY(fm_line_i32(line, "index", r->layers_seen, r->layers_seen, &index, err));
     if (index >= s->layers) return fm_line_fail(line, err, "more layers than the model line's %d", s->layers);

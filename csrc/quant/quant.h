@@ -54,8 +54,9 @@ fm_matrix fm_matrix_at(fm_quant quant, int32_t rows, int32_t cols, const void *b
 void fm_numbers_decode(fm_number kind, const void *from, int32_t n, float *to);
 void fm_numbers_encode(fm_number kind, const float *from, int32_t n, void *to);
 
-/* The definition of a stored row: cols floats. */
+/* The definition of a stored row: cols floats; or its numbers [at, at + n), whole groups. */
 void fm_matrix_decode_row(const fm_matrix *m, int32_t row, float *out);
+void fm_matrix_decode_part(const fm_matrix *m, int32_t row, int32_t at, int32_t n, float *out);
 
 /* False if one of n stored numbers is NaN or infinite; *where is its index. */
 bool fm_numbers_finite(fm_number kind, const void *from, size_t n, size_t *where);

@@ -54,7 +54,8 @@ void fm_reader_close(fm_reader *reader);        /* waits for what is in flight; 
 fm_status fm_reader_start(fm_reader *reader, const fm_read *reads, const int32_t *group, int32_t n,
                           fm_read_check check, void *context, fm_error *err);
 
-/* Wait for the batch. On failure every read has still ended: no thread writes anywhere. */
-fm_status fm_reader_wait(fm_reader *reader, fm_error *err);
+/* Wait for the batch. On failure *group is the first one that failed, and every read has still ended:
+ * no thread writes anywhere. */
+fm_status fm_reader_wait(fm_reader *reader, int32_t *group, fm_error *err);
 
 #endif
