@@ -168,7 +168,7 @@ def write(
     }
     if extras:
         for name, shape in (
-            ("model.visual.blocks.0.attn.proj.weight", (8, 8)),
+            ("model.visual.blocks.0.attn.proj.weight", (32, 32)),
             ("mtp.fc.weight", (text["hidden_size"], 2 * text["hidden_size"])),
             ("mtp.norm.weight", (text["hidden_size"],)),
         ):
