@@ -552,13 +552,17 @@ def _blocks(w: np.ndarray, block: int) -> tuple[Tensor, Tensor]:
     most = np.abs(padded).reshape(rows, block, columns, block).max((1, 3))
     scale = tensor(np.maximum(most / 448, 1e-12), "BF16")
     wide = scale.floats().repeat(block, 0).repeat(block, 1)[: w.shape[0], : w.shape[1]]
+    return Tensor("F8_E4M3", nearest_e4m3(w / wide)), scale
+
+
+def nearest_e4m3(values: np.ndarray) -> np.ndarray:
+    """The codes nearest to finite float32 values, the even one at a tie, 448 beyond the last."""
     grid = e4m3()[:127]
     middle = (grid[1:] + grid[:-1]) / 2
-    size = np.abs(w / wide)
+    size = np.abs(values)
     code = np.searchsorted(middle, size, side="left")
-    tie = np.isin(size, middle) & (code % 2 == 1)
-    code = (code + tie).astype(np.uint8) | np.where(np.signbit(w), 128, 0).astype(np.uint8)
-    return Tensor("F8_E4M3", code), scale
+    code += np.isin(size, middle) & (code % 2 == 1)
+    return (code | np.where(np.signbit(values), 128, 0)).astype(np.uint8)
 
 
 def _unfused(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
