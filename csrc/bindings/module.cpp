@@ -331,7 +331,7 @@ NB_MODULE(_core, m)
         .def("close", &Model::close)
         .def_prop_ro("closed", &Model::closed);
 
-    nb::class_<Session>(m, "Session")
+    nb::class_<Session>(m, "Session", nb::is_weak_referenceable())
         .def(nb::init<const Model &>(), "model"_a)
         .def("eval", &Session::eval, "tokens"_a.noconvert(), "logits"_a.noconvert())
         .def("reset", &Session::reset)
