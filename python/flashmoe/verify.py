@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from flashmoe.errors import ModelFormatError
 
 if TYPE_CHECKING:
-    from flashmoe.checkpoint import Checkpoint
     from flashmoe.manifest import Manifest
 
 _CHUNK_BYTES = 8 << 20
@@ -99,11 +98,8 @@ def verify(path: str | os.PathLike[str], *, progress: bool = True) -> VerifyRepo
     if (directory / MANIFEST_NAME).exists():
         return _Verifier(directory, progress).run()
     checkpoint = open_checkpoint(directory)
-    return VerifyReport(directory, checkpoint.kind, False, _opened(checkpoint), 0, 0, None)
-
-
-def _opened(checkpoint: Checkpoint) -> int:
-    return len(checkpoint.manifest.files)
+    files = len(checkpoint.manifest.files)
+    return VerifyReport(directory, checkpoint.kind, False, files, 0, 0, None)
 
 
 class _Found(Exception):
@@ -167,34 +163,40 @@ class _Verifier:
                 raise _Found(file.path, min(size, file.nbytes), what, None)
 
     def _file(self, index: int) -> None:
-        from flashmoe._core import xxh3_64
-
         entry = self._manifest.files[index]
         experts = self._layers.get(index)
-        step, image, sums = _CHUNK_BYTES, 0, []
-        if experts is not None:
-            layout = self._manifest.record_layout(experts.layer)
-            step, image, sums = (
-                experts.extents[0].stride or 0,
-                layout.nbytes,
-                experts.checksums or [],
-            )
+        step, image = _CHUNK_BYTES, 0
+        sums: list[int] = []
+        if experts is not None and experts.checksums is not None:
+            image, sums = self._manifest.record_layout(experts.layer).nbytes, experts.checksums
+            step = entry.nbytes // len(sums)
+            if (experts.extents[0].base, experts.extents[0].stride) != (0, step):
+                raise ModelFormatError(
+                    f"{self._directory / entry.path}: records do not fill the file evenly; "
+                    "flashmoe convert did not write it"
+                )
         sha256 = hashlib.sha256()
         with (self._directory / entry.path).open("rb") as file:
             for number, at in enumerate(range(0, entry.nbytes, step)):
                 data = file.read(min(step, entry.nbytes - at))
                 sha256.update(data)
                 if experts is not None and number < len(sums):
-                    if xxh3_64(data[:image]) != sums[number]:
-                        layer = experts.layer
-                        what = f"expert {number} of layer {layer}, at offset {at}, does not match its checksum"
-                        raise _Found(entry.path, at, what, (layer, number))
-                    self._records += 1
+                    self._record(entry.path, at, data[:image], sums[number], experts.layer, number)
                 self._nbytes += len(data)
                 self._bar.update(len(data))
         if entry.sha256 is not None and sha256.hexdigest() != entry.sha256:
             raise _Found(entry.path, 0, "its SHA-256 is not the one in the manifest", None)
         self._files += 1
+
+    def _record(
+        self, file: str, at: int, image: bytes, checksum: int, layer: int, expert: int
+    ) -> None:
+        from flashmoe._core import xxh3_64
+
+        if xxh3_64(image) != checksum:
+            what = f"expert {expert} of layer {layer}, at byte {at}, does not match its checksum"
+            raise _Found(file, at, what, (layer, expert))
+        self._records += 1
 
     def _small_files(self) -> None:
         """The files that were copied, by the list that ``sha256sum -c`` reads too."""
@@ -213,8 +215,7 @@ class _Verifier:
                 raise _Found(name, 0, f"is in {SUMS_NAME} and missing", None)
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:
-                raise _Found(
-                    name, 0, f"was changed: its SHA-256 is not the one in {SUMS_NAME}", None
-                )
+                what = f"was changed: its SHA-256 is not the one in {SUMS_NAME}"
+                raise _Found(name, 0, what, None)
             self._files += 1
             self._nbytes += len(data)

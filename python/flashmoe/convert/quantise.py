@@ -1,4 +1,4 @@
-"""MLX's affine quantiser: floats to codes, scales and biases, to the bit what ``mx.quantize`` makes.
+"""MLX's affine quantiser: to the bit the codes, scales and biases that ``mx.quantize`` makes.
 
 All of its arithmetic is float32, whatever the weights' own format; scales and biases are rounded
 to the latter at the very end, after the codes are chosen.

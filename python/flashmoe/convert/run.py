@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flashmoe.checkpoint import MANIFEST_NAME
 from flashmoe.convert.journal import JOURNAL_NAME, LOCK_NAME, Journal, locked
 from flashmoe.convert.plan import Formats, Plan
@@ -234,15 +232,15 @@ class Conversion:
             layout = self._plan.manifest.record_layout(entry.layer)
             step, image = layout.record_stride, layout.nbytes
         sha256, records = hashlib.sha256(), []
-        buffer = np.empty(min(step, entry.nbytes), np.uint8)
+        buffer = memoryview(bytearray(min(step, entry.nbytes)))
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             for at in range(0, entry.nbytes, step):
                 data = buffer[: min(step, entry.nbytes - at)]
                 read_exactly(fd, data, at, path.name)
-                sha256.update(memoryview(data))
+                sha256.update(data)
                 if image:
-                    records.append(f"{xxh3_64(memoryview(data[:image])):016x}")
+                    records.append(f"{xxh3_64(data[:image]):016x}")
         finally:
             os.close(fd)
         return sha256.hexdigest(), records

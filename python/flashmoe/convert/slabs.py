@@ -20,8 +20,11 @@ from flashmoe.places import FLOATS
 Read = Callable[[int, NDArray[np.uint8], int], None]
 """Fills a buffer from a source file's index and an offset."""
 
-SLAB_NUMBERS = 1 << 21
+SLAB_NUMBERS = 1 << 20
 """Numbers converted at once; a dozen times as many bytes are held meanwhile."""
+
+COPY_NUMBERS = 1 << 22
+"""Numbers copied at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Slab:
 def slabs(piece: Piece) -> Iterator[Slab]:
     """A piece in slabs; blocks of rows that share a scale stay together."""
     high = piece.source.block[0] or 1
-    step = max(SLAB_NUMBERS // piece.cols // high, 1) * high
+    most = COPY_NUMBERS if piece.source == piece.target else SLAB_NUMBERS
+    step = max(most // piece.cols // high, 1) * high
     for first in range(0, piece.rows, step):
         yield Slab(piece, first, min(first + step, piece.rows))
 
