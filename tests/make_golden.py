@@ -194,7 +194,9 @@ def convert(source: Path, path: Path, name: str) -> tuple[dict[str, Any], Path]:
     def choose(path: str, _: Any) -> Any:
         choice = [True, *(c for p, c in overrides.items() if fnmatch(path, p))][-1]
         routers = ("mlp.gate", "mlp.shared_expert_gate")
-        return {"group_size": 64, "bits": 8} if choice is True and path.endswith(routers) else choice
+        return (
+            {"group_size": 64, "bits": 8} if choice is True and path.endswith(routers) else choice
+        )
 
     dtype = tiny.TORCH[tiny.DTYPES[options["scale_dtype"]]] if "scale_dtype" in options else None
     mlx_lm.convert(
