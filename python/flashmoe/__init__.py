@@ -1,0 +1,102 @@
+"""Runs huge Mixture-of-Experts language models on small machines.
+
+The experts stay on the SSD and are read when the router picks them. Start with
+:class:`Model` and :class:`Generator`; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashmoe.convert import convert
+    from flashmoe.demo import demo_model_path
+    from flashmoe.errors import (
+        ArgumentError,
+        BudgetError,
+        CancelledError,
+        ClosedError,
+        ContextLengthError,
+        ConversionError,
+        DeviceError,
+        ExpertReadError,
+        FlashMoEError,
+        IntegrityError,
+        LockedError,
+        ModelFormatError,
+        NumericalError,
+        OutOfMemoryError,
+        PromptError,
+        ReadError,
+        TemplateError,
+        TokenizerError,
+        UnsupportedModelError,
+    )
+    from flashmoe.generator import Chunk, Generation, Generator, Stats
+    from flashmoe.model import Model
+    from flashmoe.sampler import Sampler
+    from flashmoe.verify import verify
+
+    __version__: str
+
+__all__ = [
+    "ArgumentError",
+    "BudgetError",
+    "CancelledError",
+    "Chunk",
+    "ClosedError",
+    "ContextLengthError",
+    "ConversionError",
+    "DeviceError",
+    "ExpertReadError",
+    "FlashMoEError",
+    "Generation",
+    "Generator",
+    "IntegrityError",
+    "LockedError",
+    "Model",
+    "ModelFormatError",
+    "NumericalError",
+    "OutOfMemoryError",
+    "PromptError",
+    "ReadError",
+    "Sampler",
+    "Stats",
+    "TemplateError",
+    "TokenizerError",
+    "UnsupportedModelError",
+    "__version__",
+    "convert",
+    "demo_model_path",
+    "verify",
+]
+
+_PLACES = {
+    "Chunk": "generator",
+    "Generation": "generator",
+    "Generator": "generator",
+    "Model": "model",
+    "Sampler": "sampler",
+    "Stats": "generator",
+    "convert": "convert",
+    "demo_model_path": "demo",
+    "verify": "verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("flashmoe")
+    if name not in __all__:
+        raise AttributeError(f"module 'flashmoe' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"flashmoe.{_PLACES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
