@@ -128,8 +128,9 @@ class Source:
                 if info.name.startswith(IGNORED_PREFIXES):
                     continue
                 used = True
-                before = self._tensors.setdefault(info.name, (index, info))
-                if before[1] is not info:
+                entry = (index, info)
+                before = self._tensors.setdefault(info.name, entry)
+                if before is not entry:
                     raise ModelFormatError(
                         f"tensor {info.name} is in two shards, "
                         f"{self.files[before[0]].path} and {name}"
@@ -163,15 +164,12 @@ class Source:
             self._refuse_foreign(name)
             raise ModelFormatError(f"tensor {name} {list(shape)} is missing from the checkpoint")
         if found[1].shape != shape and found[1].shape not in others:
-            raise self.misshapen(found, shape)
+            self._refuse_foreign(name)
+            raise ModelFormatError(
+                f"{self.files[found[0]].path}: tensor {name} has shape "
+                f"{list(found[1].shape)}; it must be {list(shape)}"
+            )
         return found
-
-    def misshapen(self, found: tuple[int, TensorInfo], shape: tuple[int, ...]) -> ModelFormatError:
-        """The error that says which shape a tensor has and which it must have."""
-        return ModelFormatError(
-            f"{self.files[found[0]].path}: tensor {found[1].name} has shape "
-            f"{list(found[1].shape)}; it must be {list(shape)}"
-        )
 
     def vector(self, name: str, length: int) -> Stored:
         """A float vector, as a matrix of one row."""

@@ -125,7 +125,7 @@ class ModelSpec:
         _width("hidden_size", self.hidden_size)
         _width("vocab_size", self.vocab_size)
         _between("layers", len(self.layers), 1, 65536)
-        _between("max_positions", self.max_positions, 1, 2**31 - 1)
+        _between("max_positions", self.max_positions, 1, 1 << 30)
         _positive("norm_eps", self.norm_eps)
         _between("ropes", len(self.ropes), 0, 65536)
         for index, rope in enumerate(self.ropes):
@@ -337,7 +337,9 @@ def _read_yarn(
     scale = number["attention_factor"] or yarn_attention_factor(
         factor, number["mscale"], number["mscale_all_dim"]
     )
-    return Rope(dims, scale, tuple(inv_freq)), max(max_positions, int(original * factor))
+    return Rope(dims, scale, tuple(inv_freq)), max(
+        max_positions, min(int(original * factor), 1 << 30)
+    )
 
 
 def _merge_rope(config: Mapping[str, Any]) -> dict[str, Any]:

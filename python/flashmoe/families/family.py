@@ -72,7 +72,7 @@ class Family:
         rope, max_positions = read_rope(
             config,
             attention.head_dim,
-            fields.integer("max_position_embeddings", high=2**31 - 1),
+            fields.integer("max_position_embeddings", high=1 << 30),
             self.partial_rotary_factor,
         )
         full = self._full_attention(fields, layers)

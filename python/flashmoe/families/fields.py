@@ -9,33 +9,34 @@ from typing import Any
 from flashmoe.errors import ModelFormatError, UnsupportedModelError
 from flashmoe.spec import LARGEST_WIDTH
 
-BOOKKEEPING = frozenset(
+_BOOKKEEPING = (
     # what wrote the file, and how to load it
-    "model_type architectures transformers_version torch_dtype dtype use_bfloat16 _name_or_path "
-    "name_or_path model_name unsloth_fixed unsloth_version _attn_implementation "
-    "_attn_implementation_autoset attn_implementation _experts_implementation "
-    "experts_implementation _commit_hash quantization quantization_config language_model_only "
+    "model_type architectures transformers_version torch_dtype dtype use_bfloat16 _name_or_path",
+    "name_or_path model_name unsloth_fixed unsloth_version _attn_implementation",
+    "_attn_implementation_autoset attn_implementation _experts_implementation",
+    "experts_implementation _commit_hash quantization quantization_config language_model_only",
     # training
-    "initializer_range attention_dropout hidden_dropout dropout embd_pdrop resid_pdrop "
-    "classifier_dropout router_aux_loss_coef output_router_logits gradient_checkpointing "
+    "initializer_range attention_dropout hidden_dropout dropout embd_pdrop resid_pdrop",
+    "classifier_dropout router_aux_loss_coef output_router_logits gradient_checkpointing",
     # outputs and generation
-    "use_cache return_dict output_hidden_states output_attentions torchscript tf_legacy_loss "
-    "chunk_size_feed_forward max_length min_length do_sample early_stopping num_beams "
-    "num_beam_groups diversity_penalty temperature top_k top_p min_p typical_p repetition_penalty "
-    "length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
-    "num_return_sequences output_scores return_dict_in_generate forced_bos_token_id "
-    "forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens "
-    "begin_suppress_tokens finetuning_task id2label label2id problem_type task_specific_params "
-    "prefix "
+    "use_cache return_dict output_hidden_states output_attentions torchscript tf_legacy_loss",
+    "chunk_size_feed_forward max_length min_length do_sample early_stopping num_beams",
+    "num_beam_groups diversity_penalty temperature top_k top_p min_p typical_p repetition_penalty",
+    "length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids",
+    "num_return_sequences output_scores return_dict_in_generate forced_bos_token_id",
+    "forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens",
+    "begin_suppress_tokens finetuning_task id2label label2id problem_type task_specific_params",
+    "prefix",
     # tokens
-    "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id tokenizer_class "
+    "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id tokenizer_class",
     # images and sound
-    "vision_config audio_config image_token_id image_token_index video_token_id "
-    "video_token_index vision_start_token_id vision_end_token_id vision_token_id ignore_index "
-    "audio_token_id "
+    "vision_config audio_config image_token_id image_token_index video_token_id",
+    "video_token_index vision_start_token_id vision_end_token_id vision_token_id ignore_index",
+    "audio_token_id",
     # multi-token prediction, which is not used; the recurrent state, which is always float32
-    "num_nextn_predict_layers mamba_ssm_dtype".split()
+    "num_nextn_predict_layers mamba_ssm_dtype",
 )
+BOOKKEEPING = frozenset(word for line in _BOOKKEEPING for word in line.split())
 """Fields that do not change what a forward pass computes."""
 
 NEUTRAL: dict[str, Sequence[Any]] = {
