@@ -9,17 +9,26 @@ extern const fm_kernels fm_kernels_ref;
 
 /* The tables of this build, best first, and how many of the best this CPU lacks. */
 #if defined(FM_HAVE_X86)
+#include <cpuid.h>
+
 extern const fm_kernels fm_kernels_avx512, fm_kernels_avx2;
 static const fm_kernels *const all[] = {&fm_kernels_avx512, &fm_kernels_avx2, &fm_kernels_ref, NULL};
 
+/* Asked of the CPU itself: __builtin_cpu_supports answers no to everything where zig's runtime is linked. */
 static int lacking(void)
 {
-    __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                  __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
-    return avx512 ? 0 : avx2 ? 1 : 2;
+    uint32_t eax, ebx, ecx, edx, states, high;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return 2;
+    const uint32_t leaf1 = bit_FMA | bit_F16C | bit_AVX | bit_OSXSAVE;
+    if ((ecx & leaf1) != leaf1) return 2;
+    __asm__("xgetbv" : "=a"(states), "=d"(high) : "c"(0));
+    (void)high;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 2;
+    if ((states & 0x06) != 0x06 || !(ebx & bit_AVX2)) return 2;      /* the system saves ymm */
+    const uint32_t leaf7b = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    const uint32_t leaf7c = bit_AVX512VNNI | bit_AVX512VBMI;
+    bool avx512 = (states & 0xe6) == 0xe6 && (ebx & leaf7b) == leaf7b && (ecx & leaf7c) == leaf7c;
+    return avx512 ? 0 : 1;
 }
 #elif defined(FM_HAVE_NEON)
 extern const fm_kernels fm_kernels_neon;
