@@ -153,6 +153,36 @@ def transformers_logits(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return single, double
 
 
+YARN_CASES: list[dict[str, Any]] = [
+    {"rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768},
+    {"rope_theta": 1e7, "factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 1.0,
+     "mscale_all_dim": 0.7, "beta_fast": 16, "beta_slow": 2},
+    {"rope_theta": 1.5e5, "factor": 32.0, "original_max_position_embeddings": 4096,
+     "truncate": False, "partial_rotary_factor": 0.5},
+    {"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 6},
+    {"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 2},
+    {"rope_theta": 100.0, "factor": 3.0, "original_max_position_embeddings": 1 << 20},
+    {"rope_theta": 1e6, "factor": 0.5, "original_max_position_embeddings": 4096},
+    {"rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 4096,
+     "attention_factor": 1.25},
+]  # fmt: skip
+"""Parameters of YaRN at its corners: no ramp, one step, one outside the heads, given factors."""
+
+
+def make_yarn() -> None:
+    """``yarn.json``: frequencies and factors that transformers computes for heads of 64."""
+    from transformers import Qwen3MoeConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    out = []
+    for case in YARN_CASES:
+        config = Qwen3MoeConfig(head_dim=64, rope_parameters={"rope_type": "yarn", **case})
+        with promoted():
+            freq, factor = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+        out.append({"inv_freq": freq.tolist(), "factor": factor})
+    _save_json("yarn", out)
+
+
 def make_transformers(work: Path) -> None:
     """``transformers.npz``: float64 logits of ``ROWS``; ``…json``: how far float32 is from them."""
     out, spread = {}, {}
@@ -277,6 +307,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         make_quantiser()
         make_fp8()
+        make_yarn()
         make_transformers(Path(work))
         make_mlx(Path(work))
 

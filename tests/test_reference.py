@@ -25,6 +25,7 @@ from make_golden import (
     MLX_CASES,
     ROWS,
     TEXT_CASES,
+    YARN_CASES,
     bits_and_group,
     digest,
     fp8_codes,
@@ -147,6 +148,15 @@ def test_all_spellings_of_a_rope(tmp_path):
     assert all(np.array_equal(g, got[0]) for g in got[1:])
     plain = tiny.write(tmp_path / "plain", "qwen3_moe", seed=2, rope_theta=5e5)
     assert nmse(reference.logits(plain, IDS[:90]), got[0]) > 1e-4
+
+
+@pytest.mark.parametrize("index", range(len(YARN_CASES)))
+def test_yarn_of_transformers(index):
+    case, want = YARN_CASES[index], golden("yarn")[index]
+    dim = int(64 * case.get("partial_rotary_factor", 1))
+    freq, factor = reference.yarn_inv_freq(case["rope_theta"], dim, case)
+    assert np.allclose(freq, want["inv_freq"], rtol=1e-13, atol=0)
+    assert factor == pytest.approx(want["factor"], rel=1e-15)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
