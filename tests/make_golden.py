@@ -161,7 +161,7 @@ YARN_CASES: list[dict[str, Any]] = [
      "truncate": False, "partial_rotary_factor": 0.5},
     {"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 6},
     {"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 2},
-    {"rope_theta": 100.0, "factor": 3.0, "original_max_position_embeddings": 1 << 20},
+    {"rope_theta": 20.0, "factor": 3.0, "original_max_position_embeddings": 3000},
     {"rope_theta": 1e6, "factor": 0.5, "original_max_position_embeddings": 4096},
     {"rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 4096,
      "attention_factor": 1.25},
