@@ -81,8 +81,12 @@ class Maker:
         for i in range(LAYERS):
             self.layer(i, types[i] == "full_attention")
 
-    def raw(self, *shape: int) -> np.ndarray:
-        return self.random.randint(0, 256, shape).astype(np.uint8)
+    def raw(self, *shape: int, size: int = 1) -> np.ndarray:
+        """Random bytes; as floats of ``size`` bytes, finite ones."""
+        data = self.random.randint(0, 256, shape).astype(np.uint8)
+        if size > 1:
+            data[..., size - 1 :: size] &= 0xBF
+        return data
 
     def put(self, name: str, dtype: str, shape: tuple[int, ...], data: np.ndarray) -> None:
         assert data.size == int(np.prod(shape)) * SIZES[dtype]
@@ -101,7 +105,8 @@ class Maker:
         """Store a random matrix; its format and, by part, the bytes of every row."""
         every = (*stack, rows)
         if not quantised or ":" not in self.quant:
-            data = self.raw(*every, cols * SIZES[self.float])
+            size = SIZES[self.float]
+            data = self.raw(*every, cols * size, size=size)
             self.put(path + suffix, self.float, (*every, cols), data)
             return KINDS[self.float], {"weight": data}
         kind, a, b, dtype = self.quant.split(":")
@@ -111,7 +116,8 @@ class Maker:
             self.put(path + suffix, "U32", (*every, cols * use // 32), weight)
             parts = {"weight": weight}
             for part in ("scales", "biases"):
-                parts[part] = self.raw(*every, cols // group * SIZES[dtype])
+                size = SIZES[dtype]
+                parts[part] = self.raw(*every, cols // group * size, size=size)
                 self.put(f"{path}.{part}", dtype, (*every, cols // group), parts[part])
             return f"affine:{use}:{group}:{KINDS[dtype]}", parts
         high, wide = int(a), int(b)
@@ -144,7 +150,7 @@ class Maker:
         shape: tuple[int, ...] | None = None,
     ) -> None:
         dtype = dtype or self.float
-        data = self.raw(1, length * SIZES[dtype])
+        data = self.raw(1, length * SIZES[dtype], size=SIZES[dtype])
         self.put(path, dtype, shape or (length,), data)
         rows = shape[0] if shape else 1
         self.expected.tensors[name] = (KINDS[dtype], {"weight": data.reshape(rows, -1)})

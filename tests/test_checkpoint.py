@@ -12,6 +12,7 @@ from typing import Any
 import layouts
 import numpy as np
 import pytest
+from flashmoe import _core
 from flashmoe.checkpoint import Checkpoint, build_manifest, open_checkpoint
 from flashmoe.errors import ModelFormatError, UnsupportedModelError
 from flashmoe.manifest import Manifest, Tensor
@@ -101,6 +102,33 @@ def test_every_byte_is_where_the_manifest_says(tmp_path, combination):
     kinds = {"fp8": "fp8", "stacked": "mlx"}
     assert checkpoint.kind == kinds.get(quant[:3], kinds.get(experts, "safetensors"))
     assert build_manifest(checkpoint.config, checkpoint.headers) == manifest
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [c for c in COMBINATIONS if not c[2].startswith("fp8")],
+    ids=lambda c: "-".join(map(str, c[:3])),
+)
+def test_the_core_reads_the_same(tmp_path, combination):
+    """The core takes every manifest, and counts the same bytes."""
+    path = tmp_path / "model"
+    layouts.write(path, *combination)
+    manifest = open_checkpoint(path).manifest
+    model = _core.Model(
+        manifest.to_text(),
+        str(path),
+        device="cpu",
+        memory=1 << 30,
+        threads=1,
+        experts_per_token=0,
+        kv="f32",
+        read="buffered",
+    )
+    info = model.info()
+    model.close()
+    assert 0 <= info["resident_bytes"] - manifest.resident_bytes <= 64  # slack for wide reads
+    image = max(manifest.expert_bytes(e.layer) for e in manifest.experts)
+    assert 0 <= info["expert_bytes"] - image < 4096  # a slot may end on a page
 
 
 def test_what_is_ignored(tmp_path):
