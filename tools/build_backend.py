@@ -92,8 +92,8 @@ def _need_headers() -> None:
     header = Path(sysconfig.get_path("include"), "Python.h")
     if not header.is_file():
         raise SystemExit(
-            f"{header} is missing: this Python came without its C headers. Install them (Debian and "
-            "Ubuntu: apt install python3-dev) or use a Python from python.org, uv, conda or docker."
+            f"{header} is missing: this Python came without its C headers. Install them (Debian, "
+            "Ubuntu: apt install python3-dev) or take a Python of python.org, uv, conda or docker."
         )
 
 
