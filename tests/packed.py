@@ -77,7 +77,8 @@ class Packed:
         out = {}
         parts = part_bytes(self.tensors[name], *self._shapes[name])
         for part, line in self._blocks[name]:
-            assert int(line["rows"]) == self._shapes[name][0] and "count" not in line
+            assert int(line["rows"]) == self._shapes[name][0]
+            assert "count" not in line
             assert int(line["at"]) % 64 == 0
             out[part] = self._read(line["file"], int(line["at"]), parts.pop(part))
         assert not parts
@@ -99,7 +100,8 @@ class Packed:
                 where[f"{projection}.{part}"] = (end, nbytes)
                 end = up_to(end + nbytes, 64)
         line = self._records[layer]
-        assert int(line["base"]) == 0 and int(line["stride"]) == up_to(end, 4096)
+        assert int(line["base"]) == 0
+        assert int(line["stride"]) == up_to(end, 4096)
         at = expert * int(line["stride"])
         record = self._read(line["file"], at, int(line["stride"]))
         assert not any(record[end:])
@@ -159,6 +161,6 @@ def published(family: str, name: str, prefix: str = "model.") -> str:
     _, layer, word = name.split(".")
     place = _PLACES[word]
     if family == "qwen3_next":
-        place = {"qkv": "linear_attn.in_proj_qkvz", "z": "linear_attn.in_proj_qkvz",
-                 "b": "linear_attn.in_proj_ba", "a": "linear_attn.in_proj_ba"}.get(word, place)  # fmt: skip
+        qkvz, ba = "linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba"
+        place = {"qkv": qkvz, "z": qkvz, "b": ba, "a": ba}.get(word, place)
     return f"{prefix}layers.{layer}.{place}"

@@ -15,9 +15,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny
-from packed import Packed, published, rows_of
 
+import tiny
 from flashmoe import errors
 from flashmoe.checkpoint import open_checkpoint
 from flashmoe.convert import convert
@@ -25,6 +24,7 @@ from flashmoe.convert.plan import Formats
 from flashmoe.convert.run import Conversion, Options
 from flashmoe.convert.sources import LocalSource
 from flashmoe.convert.write import Fs
+from packed import Packed, published, rows_of
 
 FAMILIES = tiny.FAMILIES
 KEPT = ("norm", "mixer_norm", "ffn_norm", "q_norm", "k_norm", "delta_norm", "conv", "a_log",
@@ -208,8 +208,8 @@ def test_small_files_come_along(made: Write, tmp_path: Path) -> None:
     assert digest(src) == before
     for name in (*names, "config.json"):
         assert (dst / name).read_bytes() == (src / name).read_bytes()
-    made_here = {"resident.bin", "manifest.fm", "SHA256SUMS", *(f"experts-{i:02d}.bin" for i in range(4))}
-    assert set(digest(dst)) == {*names, "config.json", *made_here}
+    new = {"resident.bin", "manifest.fm", "SHA256SUMS", *(f"experts-0{i}.bin" for i in range(4))}
+    assert set(digest(dst)) == {*names, "config.json", *new}
     listed = dict(reversed(line.split("  ")) for line in
                   (dst / "SHA256SUMS").read_text().splitlines())  # fmt: skip
     found = digest(dst)
@@ -221,8 +221,10 @@ def test_small_files_come_along(made: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
-@pytest.mark.parametrize(("bits", "group"), [(4, 64), (3, 32), (8, 128)])
+@pytest.mark.parametrize(
+    ("dtype", "bits", "group"),
+    [("bf16", 4, 64), ("bf16", 2, 128), ("f16", 3, 32), ("f32", 8, 128)],
+)
 def test_quantised_as_mlx_does(
     family: str, dtype: str, bits: int, group: int, made: Write, tmp_path: Path
 ) -> None:
@@ -251,7 +253,8 @@ def test_hostile_numbers_are_quantised_as_mlx_does() -> None:
     from flashmoe.places import Quant
 
     random = np.random.RandomState(5)
-    w = (random.standard_normal((400, 256)) * 10.0 ** random.randint(-30, 20, (400, 1))).astype("f4")
+    w = random.standard_normal((400, 256)) * 10.0 ** random.randint(-30, 20, (400, 1))
+    w = w.astype(np.float32)
     w[0], w[1], w[2], w[3] = 0, -0.0, 1.5, -2.5
     w[4, ::2], w[5, 1:] = 0, 0
     w[6:10], w[10:14] = np.abs(w[6:10]), -np.abs(w[10:14])
@@ -267,9 +270,7 @@ def test_hostile_numbers_are_quantised_as_mlx_does() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fp8_becomes_bf16_or_is_quantised_from_it(
-    family: str, made: Write, tmp_path: Path
-) -> None:
+def test_fp8_becomes_bf16_or_is_quantised_from_it(family: str, made: Write, tmp_path: Path) -> None:
     src = tiny.fp8(made(family), tmp_path / "fp8", block=32)
     source = Published(family, src)
     for name, t in list(source.tensors.items()):
@@ -335,10 +336,10 @@ def grow_embedding(path: Path, vocab: int) -> int:
     file = path / "model.safetensors"
     table, body = tiny.header(file)
     name = "model.embed_tokens.weight"
-    begin, end = table[name]["data_offsets"]
+    _begin, _end = table[name]["data_offsets"]
     rest = {n: e for n, e in table.items() if n not in (name, "__metadata__")}
     blobs, at = [], 0
-    for n, e in rest.items():
+    for e in rest.values():
         first, last = e["data_offsets"]
         blobs.append(body[first:last])
         e["data_offsets"] = [at, at + last - first]
@@ -359,8 +360,8 @@ def grow_embedding(path: Path, vocab: int) -> int:
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     sparse_model(tmp_path / "src", vocab=64)
-    size = grow_embedding(tmp_path / "src", vocab=600_000)
-    assert size > 0.6e9  # in one tensor
+    size = grow_embedding(tmp_path / "src", vocab=300_000)
+    assert size > 0.3e9  # in one tensor
     program = (
         "import sys\n"
         "from flashmoe.convert import convert\n"
@@ -372,8 +373,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     peak = int(run.stdout) * 1024
-    print(f"peak {peak / 1e6:.0f} MB for {size / 1e6:.0f} MB of source")
-    assert peak < 250e6
+    assert peak < 150e6
 
 
 def test_the_bar_counts_bytes_of_the_source(
@@ -381,10 +381,12 @@ def test_the_bar_counts_bytes_of_the_source(
 ) -> None:
     convert(made("qwen3_moe"), tmp_path / "out")
     shown = capsys.readouterr()
-    assert shown.out == "" and "100%" in shown.err and "converting to out" in shown.err
+    assert shown.out == ""
+    assert "100%" in shown.err
+    assert "converting to out" in shown.err
 
 
-# ------------------------------------------------------------------------------------ what it refuses
+# --------------------------------------------------------------------------------- what it refuses
 
 
 @pytest.mark.parametrize("inside", ["", "packed", "a/b"])
@@ -421,7 +423,7 @@ def test_no_room_is_said_before_anything_is_written(
     made: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(errors.ConversionError, match=r"out needs [\d,]+ bytes .* only 1,000 are free"):
+    with pytest.raises(errors.ConversionError, match=r"out needs [\d,]+ bytes .* only 1,000 are"):
         convert(made("qwen3_moe"), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -436,8 +438,14 @@ def test_what_is_quantised_is_not_quantised_again(made: Write, tmp_path: Path) -
         convert(packed, tmp_path / "again", progress=False)
 
 
-@pytest.mark.parametrize(("option", "word"), [({"bits": 7}, "bits must be"), ({"bits": 1}, "bits"),
-                                              ({"bits": 4, "group_size": 48}, "group_size must")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ({"bits": 7}, "bits must be one of"),
+        ({"bits": 1}, "bits must be one of"),
+        ({"bits": 4, "group_size": 48}, "group_size must be one of"),
+    ],
+)
 def test_formats_that_do_not_exist(option: dict, word: str, made: Write, tmp_path: Path) -> None:
     with pytest.raises(errors.ArgumentError, match=word):
         convert(made("qwen3_moe"), tmp_path / "out", progress=False, **option)
@@ -481,7 +489,9 @@ def test_nan_in_a_scale_is_named(part: str, made: Write, tmp_path: Path) -> None
         convert(src, tmp_path / "out", progress=False)
 
 
-@pytest.mark.parametrize(("name", "value"), [("weight", b"\x7f"), ("weight_scale_inv", b"\xc0\x7f")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("weight", b"\x7f"), ("weight_scale_inv", b"\xc0\x7f")]
+)
 def test_nan_in_fp8_is_named(name: str, value: bytes, made: Write, tmp_path: Path) -> None:
     src = tiny.fp8(made("qwen3_moe"), tmp_path / "fp8")
     poison(src, f"model.layers.1.self_attn.k_proj.{name}", value)

@@ -142,7 +142,9 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
             f"{repo_id} is not on this machine whole and the hub cannot be reached: check the "
             "network and HF_HUB_OFFLINE, then try again"
         ) from error
-    except (client_error, errors.HfHubHTTPError, errors.FileMetadataError) as error:
+    except (client_error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # this machine's own: no room, no right to write
         raise ReadError(
             f"{repo_id}: the hub failed ({type(error).__name__}: {_first_line(error)}); "
             "try again, it goes on from there"

@@ -249,7 +249,7 @@ class Conversion:
 
     def _seal(self, journal: Journal) -> None:
         """Write the small files, and last of all the manifest that makes it a model."""
-        text = self._manifest(journal).to_text().encode("ascii")
+        text = (self._origin() + self._manifest(journal).to_text()).encode("ascii")
         sums = {name: line["sha256"] for name, line in journal.of("file").items()}
         for name, data in self._source.copies().items():
             write_whole(self._fs, self._directory / name, data)
@@ -260,6 +260,13 @@ class Conversion:
         self._fs.sync_dir(self._directory)
         write_whole(self._fs, self._directory / MANIFEST_NAME, text)
         self._fs.sync_dir(self._directory)
+
+    def _origin(self) -> str:
+        """A comment on where the weights are from, if that is a place that others can go to."""
+        identity = self._source.identity()
+        if "revision" not in identity:
+            return ""
+        return f"# from {identity['source']}, revision {identity['revision']}\n"
 
     def _manifest(self, journal: Journal) -> Manifest:
         plan, done = self._plan.manifest, journal.of("file")

@@ -1,0 +1,565 @@
+"""Conversion under fire: killed, out of disk, without power, run twice; never a wrong model."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import shutil
+import signal
+import struct
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from flashmoe import errors
+from flashmoe.checkpoint import open_checkpoint
+from flashmoe.convert import convert
+from flashmoe.convert.journal import JOURNAL_NAME
+from flashmoe.convert.plan import Formats
+from flashmoe.convert.run import Conversion, Options
+from flashmoe.convert.sources import LocalSource
+from flashmoe.convert.write import Fs
+
+Files = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of four experts."""
+    path = tmp_path_factory.mktemp("source") / "model"
+    tiny.write(path, "qwen3_moe", seed=2, dtype="bf16", num_hidden_layers=2, num_experts=4,
+               num_experts_per_tok=2, hidden_size=64, vocab_size=40, head_dim=16)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def golden(src: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """What an undisturbed conversion makes."""
+    return digest(convert(src, tmp_path_factory.mktemp("golden") / "out", bits=4, progress=False))
+
+
+def digest(path: Path) -> Files:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.iterdir()}
+
+
+def run(src: Path, dst: Path, fs: Fs | None = None, bits: int | None = 4, workers: int = 1) -> None:
+    """Convert through an ``Fs`` of the test's."""
+    source = LocalSource(open_checkpoint(src))
+    try:
+        options = Options(Formats(bits, 64), False, workers)
+        Conversion(source, dst, options, fs or Fs()).run()
+    finally:
+        source.close()
+
+
+def resume(src: Path, dst: Path) -> None:
+    """Run to the end; that it was at the end already is fine too."""
+    try:
+        run(src, dst)
+    except errors.ConversionError as error:
+        assert "holds a finished model already" in str(error)
+        (dst / ".convert.lock").unlink(missing_ok=True)
+
+
+def no_false_model(dst: Path, golden: Files) -> None:
+    """If there is a manifest, everything it speaks of is there and right."""
+    if (dst / "manifest.fm").exists():
+        there = digest(dst)
+        assert {name: there.get(name) for name in golden} == golden
+
+
+# --------------------------------------------------------------------------- a fault at every point
+
+
+class Crash(BaseException):
+    """The process is gone: nothing of it runs any more."""
+
+
+class FaultyFs(Fs):
+    """Does something else at the Nth change.
+
+    Args:
+        at: Which change, from 0; -1 for none.
+        fault: Called with the change's name, before it or after half of it.
+        kinds: The changes that count.
+    """
+
+    KINDS = ("make_dir", "create", "allocate", "write", "sync", "rename", "remove", "sync_dir")
+
+    def __init__(
+        self, at: int, fault: Callable[[str], None], kinds: tuple[str, ...] = KINDS
+    ) -> None:
+        self.at, self.fault, self.kinds, self.count = at, fault, kinds, 0
+
+    def _due(self, kind: str) -> bool:
+        if kind not in self.kinds:
+            return False
+        self.count += 1
+        return self.count - 1 == self.at
+
+    def make_dir(self, path: Path) -> None:
+        if self._due("make_dir"):
+            self.fault("make_dir")
+        super().make_dir(path)
+
+    def create(self, path: Path) -> int:
+        if self._due("create"):
+            self.fault("create")
+        return super().create(path)
+
+    def allocate(self, fd: int, nbytes: int) -> None:
+        if self._due("allocate"):
+            os.ftruncate(fd, max(nbytes // 2, os.fstat(fd).st_size))
+            self.fault("allocate")
+        super().allocate(fd, nbytes)
+
+    def write(self, fd: int, data: Any, at: int) -> None:
+        if self._due("write"):
+            super().write(fd, bytes(memoryview(data).cast("B"))[: memoryview(data).nbytes // 2], at)
+            self.fault("write")
+        super().write(fd, data, at)
+
+    def sync(self, fd: int) -> None:
+        if self._due("sync"):
+            self.fault("sync")
+        super().sync(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        if self._due("rename"):
+            self.fault("rename")
+        super().rename(old, new)
+        if self._due("rename"):
+            self.fault("rename")
+
+    def remove(self, path: Path) -> None:
+        if self._due("remove"):
+            self.fault("remove")
+        super().remove(path)
+
+    def sync_dir(self, path: Path) -> None:
+        if self._due("sync_dir"):
+            self.fault("sync_dir")
+        super().sync_dir(path)
+
+
+def crash(_: str) -> None:
+    raise Crash
+
+
+def points(src: Path, dst: Path, kinds: tuple[str, ...] = FaultyFs.KINDS) -> int:
+    """How many changes an undisturbed conversion makes."""
+    fs = FaultyFs(-1, crash, kinds)
+    run(src, dst, fs)
+    return fs.count
+
+
+def test_a_crash_at_every_point_is_made_good(src: Path, golden: Files, tmp_path: Path) -> None:
+    total = points(src, tmp_path / "count")
+    assert total > 150
+    for at in range(total):
+        dst = tmp_path / "out"
+        with pytest.raises(Crash):
+            run(src, dst, FaultyFs(at, crash))
+        if dst.exists():
+            no_false_model(dst, golden)
+        resume(src, dst)
+        assert digest(dst) == golden, f"crash at change {at}"
+        shutil.rmtree(dst)
+
+
+def test_crashes_on_the_way_to_making_good(src: Path, golden: Files, tmp_path: Path) -> None:
+    luck = random.Random(1)
+    for _ in range(25):
+        dst = tmp_path / "out"
+        crashes = 0
+        while True:
+            try:
+                run(src, dst, FaultyFs(luck.randrange(90), crash))
+            except Crash:
+                crashes += 1
+                no_false_model(dst, golden) if dst.exists() else None
+                continue
+            except errors.ConversionError as error:
+                assert "finished model already" in str(error)
+                (dst / ".convert.lock").unlink(missing_ok=True)
+            break
+        assert crashes
+        assert digest(dst) == golden
+        shutil.rmtree(dst)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_failing_disk_at_every_point(code: int, src: Path, golden: Files, tmp_path: Path) -> None:
+    kinds = ("allocate", "write") if code != errno.EIO else ("sync", "sync_dir", "rename", "create")
+
+    def fail(_: str) -> None:
+        raise OSError(code, os.strerror(code))
+
+    step = 9 if code == errno.EDQUOT else 1
+    for at in range(0, points(src, tmp_path / "count", kinds), step):
+        dst = tmp_path / "out"
+        if code == errno.EIO:
+            with pytest.raises(OSError, match="Input/output error"):
+                run(src, dst, FaultyFs(at, fail, kinds))
+        else:
+            with pytest.raises(errors.ConversionError, match="disk is full; .* same command again"):
+                run(src, dst, FaultyFs(at, fail, kinds))
+        no_false_model(dst, golden)
+        resume(src, dst)
+        assert digest(dst) == golden, f"{errno.errorcode[code]} at change {at}"
+        shutil.rmtree(dst)
+
+
+def test_a_disk_that_is_really_full(src: Path, golden: Files, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for it; the shell's ``ulimit -f`` does the same."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 4096, 20_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                run(src, tmp_path / "out")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not (tmp_path / "out" / "manifest.fm").exists()
+    run(src, tmp_path / "out")
+    assert digest(tmp_path / "out") == golden
+
+
+# ---------------------------------------------------------------------------------- killed for real
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run in a forked process; its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+
+def test_killed_at_random_times(src: Path, golden: Files, tmp_path: Path) -> None:
+    luck, dst = random.Random(7), tmp_path / "out"
+    begin = time.monotonic()
+    os.waitpid(in_child(lambda: run(src, tmp_path / "timed", workers=2)), 0)
+    usual = time.monotonic() - begin
+    kills = rounds = 0
+    while kills < 60:
+        rounds += 1
+        pid = in_child(lambda: run(src, dst, workers=2))
+        time.sleep(luck.uniform(0, usual))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        kills += os.WIFSIGNALED(status)
+        if dst.exists():
+            no_false_model(dst, golden)
+        if rounds % 4 == 0 or not os.WIFSIGNALED(status):
+            resume(src, dst)
+            assert digest(dst) == golden
+            shutil.rmtree(dst)
+
+
+def test_little_work_is_lost(src: Path, tmp_path: Path) -> None:
+    """After a crash, what the journal tells of is not done again."""
+    with pytest.raises(Crash):
+        run(src, tmp_path / "out", FaultyFs(3, crash, ("rename",)))  # the second file has its name
+    again = points(src, tmp_path / "out", ("write",))
+    whole = points(src, tmp_path / "whole", ("write",))
+    assert again < whole / 2
+
+
+# ----------------------------------------------------------------------------------------- no power
+
+
+class Recorder(Fs):
+    """Keeps a list of all changes, to play them again up to any point.
+
+    Args:
+        without: A kind of change to leave out, as a converter with a bug would.
+    """
+
+    def __init__(self, without: str = "") -> None:
+        self.log: list[tuple[Any, ...]] = []
+        self.without = without
+        self.names: dict[int, str] = {}
+
+    def _note(self, kind: str, *what: Any) -> None:
+        if kind != self.without:
+            self.log.append((kind, *what))
+
+    def create(self, path: Path) -> int:
+        if not path.exists():
+            self._note("create", path.name)
+        fd = super().create(path)
+        self.names[fd] = path.name
+        return fd
+
+    def allocate(self, fd: int, nbytes: int) -> None:
+        self._note("allocate", self.names[fd], nbytes)
+        super().allocate(fd, nbytes)
+
+    def write(self, fd: int, data: Any, at: int) -> None:
+        self._note("write", self.names[fd], bytes(memoryview(data).cast("B")), at)
+        super().write(fd, data, at)
+
+    def sync(self, fd: int) -> None:
+        self._note("sync", self.names[fd])
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._note("rename", old.name, new.name)
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        if path.exists() and path.name != ".convert.lock":
+            self._note("remove", path.name)
+        super().remove(path)
+
+    def sync_dir(self, path: Path) -> None:
+        self._note("sync_dir")
+
+
+class Disk:
+    """What is on the disk's surface, and what is still on its way there."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[Any]] = {}  # as the running system sees them
+        self.safe_names: dict[str, list[Any]] = {}
+        self.pending: list[tuple[Any, ...]] = []
+
+    def play(self, change: tuple[Any, ...]) -> None:
+        """A file is [bytes on the surface, changes on their way]."""
+        kind, *what = change
+        if kind == "create":
+            self.names[what[0]] = [bytearray(), []]
+            self.pending.append(("name", what[0], self.names[what[0]]))
+        elif kind in ("allocate", "write"):
+            self.names[what[0]][1].append((kind, *what[1:]))
+        elif kind == "sync":
+            file = self.names[what[0]]
+            for late in file[1]:
+                apply(file[0], late)
+            file[1] = []
+        elif kind == "rename":
+            self.names[what[1]] = self.names.pop(what[0])
+            self.pending.append(("rename", what[0], what[1], self.names[what[1]]))
+        elif kind == "remove":
+            del self.names[what[0]]
+            self.pending.append(("remove", what[0]))
+        elif kind == "sync_dir":
+            self.safe_names = dict(self.names)
+            self.pending = []
+
+    def after_power_loss(self, luck: random.Random) -> dict[str, bytes]:
+        """Some of what was on its way got there, in no order."""
+        names = dict(self.safe_names)
+        for kind, *what in self.pending:
+            if luck.random() < 0.5:
+                continue
+            if kind == "name":
+                names[what[0]] = what[1]
+            elif kind == "rename":
+                names.pop(what[0], None)
+                names[what[1]] = what[2]
+            else:
+                names.pop(what[0], None)
+        out = {}
+        for name, (surface, late) in names.items():
+            data = bytearray(surface)
+            for change in late:
+                fate = luck.random()
+                if fate < 0.4:
+                    apply(data, change)
+                elif fate < 0.6 and change[0] == "write":
+                    _, new, at = change
+                    torn = new[: len(new) // 2] + bytes(len(new) - len(new) // 2)
+                    apply(data, ("write", torn, at))
+            out[name] = bytes(data)
+        return out
+
+
+def apply(data: bytearray, change: tuple[Any, ...]) -> None:
+    if change[0] == "allocate":
+        data.extend(bytes(max(change[1] - len(data), 0)))
+    else:
+        _, new, at = change
+        data.extend(bytes(max(at + len(new) - len(data), 0)))
+        data[at : at + len(new)] = new
+
+
+def power_losses(log: list[tuple[Any, ...]], each: int) -> Iterator[dict[str, bytes]]:
+    """States of the directory after a loss of power, ``each`` after every change."""
+    luck, disk = random.Random(3), Disk()
+    for change in log:
+        disk.play(change)
+        for _ in range(each):
+            yield disk.after_power_loss(luck)
+
+
+def failures(src: Path, golden: Files, tmp: Path, log: list[tuple[Any, ...]], each: int) -> int:
+    """How many losses of power end in a wrong model, or in one that cannot be made good."""
+    wrong = 0
+    for state in power_losses(log, each):
+        dst = tmp / "lost"
+        dst.mkdir()
+        for name, data in state.items():
+            (dst / name).write_bytes(data)
+        try:
+            no_false_model(dst, golden)
+            resume(src, dst)
+            assert digest(dst) == golden
+        except (AssertionError, errors.FlashMoEError):
+            wrong += 1
+        shutil.rmtree(dst)
+    return wrong
+
+
+def record(src: Path, tmp: Path, without: str = "") -> list[tuple[Any, ...]]:
+    recorder = Recorder(without)
+    run(src, tmp / "recorded", recorder)
+    return recorder.log
+
+
+def test_losing_power_at_every_point(src: Path, golden: Files, tmp_path: Path) -> None:
+    log = record(src, tmp_path)
+    assert sum(change[0] == "sync" for change in log) > 10
+    assert failures(src, golden, tmp_path, log, each=3) == 0
+
+
+@pytest.mark.parametrize("without", ["sync", "sync_dir"])
+def test_the_simulator_finds_a_missing_sync(
+    without: str, src: Path, golden: Files, tmp_path: Path
+) -> None:
+    assert failures(src, golden, tmp_path, record(src, tmp_path, without), each=1) > 0
+
+
+# ----------------------------------------------------------------------------- two at the same time
+
+
+class WaitingFs(Fs):
+    """Says that it is at work, and waits to be killed."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.write(self.pipe, b"!")
+        time.sleep(60)
+
+
+def test_a_second_converter_is_turned_away(src: Path, golden: Files, tmp_path: Path) -> None:
+    dst = tmp_path / "out"
+    ready, tell = os.pipe()
+    pid = in_child(lambda: run(src, dst, WaitingFs(tell)))
+    try:
+        assert os.read(ready, 1) == b"!"
+        before = digest(dst)
+        with pytest.raises(errors.LockedError, match=f"process {pid} is converting into .*out"):
+            convert(src, dst, bits=4, progress=False)
+        assert digest(dst) == before
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ready)
+        os.close(tell)
+    assert (dst / ".convert.lock").exists()  # a dead process's lock does not count
+    run(src, dst)
+    assert digest(dst) == golden
+
+
+def test_races_of_two_converters(src: Path, golden: Files, tmp_path: Path) -> None:
+    dst = tmp_path / "out"
+    for _ in range(15):
+        pids = [in_child(lambda: run(src, dst)) for _ in range(3)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        assert codes.count(0) == 1  # the others are told: locked, or finished already
+        (dst / ".convert.lock").unlink(missing_ok=True)
+        assert digest(dst) == golden
+        shutil.rmtree(dst)
+
+
+# ---------------------------------------------------------------------------- a source that changes
+
+
+def half_done(src: Path, dst: Path) -> None:
+    with pytest.raises(Crash):
+        run(src, dst, FaultyFs(60, crash))
+
+
+def test_a_source_that_was_replaced_between_runs(src: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(src, tmp_path / "src")
+    half_done(mine, tmp_path / "out")
+    other = bytearray((mine / "model.safetensors").read_bytes())
+    other[-2:] = struct.pack("<H", 0x3F80)
+    (mine / "model.safetensors").write_bytes(other)
+    with pytest.raises(errors.ConversionError, match="unfinished conversion of something else"):
+        run(mine, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.fm").exists()
+
+
+def test_other_options_for_an_unfinished_one(src: Path, golden: Files, tmp_path: Path) -> None:
+    half_done(src, tmp_path / "out")
+    with pytest.raises(errors.ConversionError, match="bits was 4, is 8"):
+        run(src, tmp_path / "out", bits=8)
+    run(src, tmp_path / "out")
+    assert digest(tmp_path / "out") == golden
+
+
+class TruncatingFs(Fs):
+    """Cuts the source short in the middle of the work."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.writes = file, 0
+
+    def write(self, fd: int, data: Any, at: int) -> None:
+        super().write(fd, data, at)
+        self.writes += 1
+        if self.writes == 5:
+            os.truncate(self.file, 5000)
+
+
+def test_a_source_cut_short_while_it_is_read(src: Path, golden: Files, tmp_path: Path) -> None:
+    mine = shutil.copytree(src, tmp_path / "src")
+    whole = (mine / "model.safetensors").read_bytes()
+    with pytest.raises(errors.ReadError, match=r"model\.safetensors: ends at byte 5000, in the"):
+        run(mine, tmp_path / "out", TruncatingFs(mine / "model.safetensors"))
+    assert not (tmp_path / "out" / "manifest.fm").exists()
+    (mine / "model.safetensors").write_bytes(whole)
+    shutil.rmtree(tmp_path / "out")
+    run(mine, tmp_path / "out")
+    assert digest(tmp_path / "out") == golden
+
+
+def test_a_begun_file_that_was_deleted(src: Path, tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        run(src, tmp_path / "out", FaultyFs(0, crash, ("rename",)))
+    (tmp_path / "out" / ".resident.bin.part").unlink()
+    with pytest.raises(errors.ConversionError, match=r"resident\.bin was begun and is gone"):
+        run(src, tmp_path / "out")
+
+
+def test_a_torn_journal_line_does_not_count(src: Path, golden: Files, tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        run(src, tmp_path / "out", FaultyFs(3, crash, ("rename",)))
+    journal = tmp_path / "out" / JOURNAL_NAME
+    whole = journal.read_bytes()
+    for keep in range(0, len(whole), 7):
+        dst = shutil.copytree(tmp_path / "out", tmp_path / "copy")
+        (dst / JOURNAL_NAME).write_bytes(whole[:keep] + b"\0" * 20)
+        if whole[:keep].count(b"\n"):
+            run(src, dst)
+            assert digest(dst) == golden
+        shutil.rmtree(dst)
