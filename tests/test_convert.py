@@ -405,16 +405,15 @@ def test_a_finished_model_is_left_alone(made: Write, tmp_path: Path) -> None:
     before = digest(dst)
     with pytest.raises(errors.ConversionError, match="holds a finished model already"):
         convert(made("qwen3_moe"), dst, progress=False)
-    (dst / ".convert.lock").unlink()
     assert digest(dst) == before
 
 
 def test_a_directory_in_other_use_is_left_alone(made: Write, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(errors.ConversionError, match="is not empty: it holds thesis.txt"):
+    with pytest.raises(errors.ConversionError, match=r"is not empty: it holds thesis\.txt"):
         convert(made("qwen3_moe"), tmp_path / "out", progress=False)
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.txt"]
     with pytest.raises(errors.ConversionError, match="is a file"):
         convert(made("qwen3_moe"), tmp_path / "out" / "thesis.txt", progress=False)
 

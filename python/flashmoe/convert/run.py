@@ -78,15 +78,14 @@ class Conversion:
         self._make_directory()
         with locked(self._directory) as lock:
             journal = Journal(self._fs, self._directory)
-            if not (self._directory / MANIFEST_NAME).exists():
+            try:
                 self._check_unused(journal)
+            except ConversionError:
+                self._fs.remove(lock)
+                raise
+            if not (self._directory / MANIFEST_NAME).exists():
                 with self._explained():
                     self._convert(journal)
-            elif not journal.path.exists():
-                raise ConversionError(
-                    f"{self._directory} holds a finished model already; "
-                    "choose another directory, or delete it to convert again"
-                )
             self._source.clean()
             self._fs.remove(journal.path)
             self._fs.remove(lock)
@@ -144,8 +143,14 @@ class Conversion:
         self._fs.sync_dir(self._directory.parent)
 
     def _check_unused(self, journal: Journal) -> None:
+        """Only an empty directory, or one that we have begun to fill, is ours."""
         if journal.lines:
             return
+        if (self._directory / MANIFEST_NAME).exists():
+            raise ConversionError(
+                f"{self._directory} holds a finished model already; "
+                "choose another directory, or delete it to convert again"
+            )
         others = {p.name for p in self._directory.iterdir()} - {JOURNAL_NAME, LOCK_NAME}
         if others:
             raise ConversionError(
