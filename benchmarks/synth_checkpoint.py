@@ -179,7 +179,7 @@ class Bytes:
         if t.kind.startswith(("scale", "bias")):
             top = 2 ** int(t.kind[-1]) - 1
             scale = 0.06 / top  # weights spread over about +-0.03
-            return bf16(np.full(n, scale if t.kind[0] == "s" else -scale * (top + 1) / 2))
+            return bf16(np.full(n, scale if t.kind[0] == "s" else -scale * top / 2))
         values = {
             "one": lambda: np.ones(n),
             "conv": lambda: self.rng.standard_normal(n) * 0.5,
