@@ -19,11 +19,11 @@ import pytest
 import tiny
 from flashmoe import errors
 from flashmoe.checkpoint import open_checkpoint
-from flashmoe.convert import convert
-from flashmoe.convert.plan import Formats
-from flashmoe.convert.run import Conversion, Options
-from flashmoe.convert.sources import LocalSource
-from flashmoe.convert.write import Fs
+from flashmoe.conversion import convert
+from flashmoe.conversion.plan import Formats
+from flashmoe.conversion.run import Conversion, Options
+from flashmoe.conversion.sources import LocalSource
+from flashmoe.conversion.write import Fs
 from packed import Packed, published, rows_of
 
 FAMILIES = tiny.FAMILIES
@@ -249,7 +249,7 @@ def test_quantised_experts_equal_a_lossless_pack_of_mlx(
 
 
 def test_hostile_numbers_are_quantised_as_mlx_does() -> None:
-    from flashmoe.convert.quantise import quantise
+    from flashmoe.conversion.quantise import quantise
     from flashmoe.places import Quant
 
     random = np.random.RandomState(5)
@@ -314,9 +314,9 @@ def test_slabs_of_any_size_make_the_same_bytes(
 ) -> None:
     src = tiny.fp8(made("qwen3_next"), tmp_path / "fp8", block=32)
     whole = digest(pack(src, tmp_path / "whole", bits=4).path)
-    monkeypatch.setattr("flashmoe.convert.slabs.SLAB_NUMBERS", 999)
-    monkeypatch.setattr("flashmoe.convert.slabs.COPY_NUMBERS", 777)
-    monkeypatch.setattr("flashmoe.convert.sources.STEP_BYTES", 5000)
+    monkeypatch.setattr("flashmoe.conversion.slabs.SLAB_NUMBERS", 999)
+    monkeypatch.setattr("flashmoe.conversion.slabs.COPY_NUMBERS", 777)
+    monkeypatch.setattr("flashmoe.conversion.sources.STEP_BYTES", 5000)
     assert digest(pack(src, tmp_path / "small", bits=4).path) == whole
 
 
@@ -364,7 +364,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     assert size > 0.3e9  # in one tensor
     program = (
         "import sys\n"
-        "from flashmoe.convert import convert\n"
+        "from flashmoe.conversion import convert\n"
         "convert(sys.argv[1], sys.argv[2], bits=4, progress=False)\n"
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
     )
@@ -516,3 +516,11 @@ def test_a_truncated_source_is_refused(made: Write, tmp_path: Path) -> None:
 def test_neither_a_directory_nor_an_id(tmp_path: Path) -> None:
     with pytest.raises(errors.ModelFormatError, match="is not a directory"):
         convert(tmp_path / "nothing", tmp_path / "out", progress=False)
+
+
+def test_the_function_is_not_hidden_by_a_module() -> None:
+    program = (
+        "import flashmoe, flashmoe.conversion.run, flashmoe.verification\n"
+        "assert callable(flashmoe.convert) and callable(flashmoe.verify)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -21,11 +21,11 @@ import hub_server
 import tiny
 from flashmoe import errors, hub
 from flashmoe.checkpoint import open_checkpoint
-from flashmoe.convert import convert
-from flashmoe.convert.plan import Formats
-from flashmoe.convert.run import Conversion, Options
-from flashmoe.convert.sources import HubSource
-from flashmoe.convert.write import Fs
+from flashmoe.conversion import convert
+from flashmoe.conversion.plan import Formats
+from flashmoe.conversion.run import Conversion, Options
+from flashmoe.conversion.sources import HubSource
+from flashmoe.conversion.write import Fs
 
 SHARDS = [f"model-{i:05d}-of-00004.safetensors" for i in range(1, 5)]
 
@@ -404,7 +404,7 @@ def test_killed_while_streaming(
 ) -> None:
     out, luck = tmp_path / "out", random.Random(5)
     program = (
-        "import sys\nfrom flashmoe.convert import convert\n"
+        "import sys\nfrom flashmoe.conversion import convert\n"
         "convert('acme/tiny', sys.argv[1], bits=4, progress=False)\n"
     )
     settings = {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}

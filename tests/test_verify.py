@@ -11,8 +11,8 @@ import pytest
 
 import tiny
 from flashmoe import errors
-from flashmoe.convert import convert
-from flashmoe.verify import verify
+from flashmoe.conversion import convert
+from flashmoe.verification import verify
 
 
 @pytest.fixture(scope="module")

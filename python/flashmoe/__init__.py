@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashmoe.convert import convert
+    from flashmoe.conversion import convert
     from flashmoe.demo import demo_model_path
     from flashmoe.errors import (
         ArgumentError,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from flashmoe.generator import Chunk, Generation, Generator, Stats
     from flashmoe.model import Model
     from flashmoe.sampler import Sampler
-    from flashmoe.verify import verify
+    from flashmoe.verification import verify
 
     __version__: str
 
@@ -78,9 +78,9 @@ _PLACES = {
     "Model": "model",
     "Sampler": "sampler",
     "Stats": "generator",
-    "convert": "convert",
+    "convert": "conversion",
     "demo_model_path": "demo",
-    "verify": "verify",
+    "verify": "verification",
 }
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from flashmoe.checkpoint import Checkpoint
-from flashmoe.convert.plan import Piece, Plan
-from flashmoe.convert.write import read_exactly
+from flashmoe.conversion.plan import Piece, Plan
+from flashmoe.conversion.write import read_exactly
 from flashmoe.errors import ReadError
 from flashmoe.manifest import Manifest
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashmoe.convert.write import Fs
+from flashmoe.conversion.write import Fs
 from flashmoe.errors import ConversionError, LockedError
 
 JOURNAL_NAME = ".convert.journal"

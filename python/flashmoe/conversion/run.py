@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from flashmoe.checkpoint import MANIFEST_NAME
-from flashmoe.convert.journal import JOURNAL_NAME, LOCK_NAME, Journal, locked
-from flashmoe.convert.plan import Formats, Plan
-from flashmoe.convert.slabs import Slab, convert_slab, slabs
-from flashmoe.convert.sources import Source, Step
-from flashmoe.convert.write import Fs, part_of, read_exactly, write_whole
+from flashmoe.conversion.journal import JOURNAL_NAME, LOCK_NAME, Journal, locked
+from flashmoe.conversion.plan import Formats, Plan
+from flashmoe.conversion.slabs import Slab, convert_slab, slabs
+from flashmoe.conversion.sources import Source, Step
+from flashmoe.conversion.write import Fs, part_of, read_exactly, write_whole
 from flashmoe.errors import ConversionError
 from flashmoe.manifest import Manifest
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashmoe.convert.numbers import from_float32
+from flashmoe.conversion.numbers import from_float32
 from flashmoe.places import Quant
 
 _SMALLEST_SCALE = np.float32(1e-7)

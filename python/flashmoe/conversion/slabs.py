@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashmoe.convert.numbers import all_finite, decode_fp8, from_float32, to_float32
-from flashmoe.convert.plan import Piece, Span
-from flashmoe.convert.quantise import quantise
+from flashmoe.conversion.numbers import all_finite, decode_fp8, from_float32, to_float32
+from flashmoe.conversion.plan import Piece, Span
+from flashmoe.conversion.quantise import quantise
 from flashmoe.errors import NumericalError
 from flashmoe.places import FLOATS
 

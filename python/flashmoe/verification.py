@@ -200,7 +200,7 @@ class _Verifier:
 
     def _small_files(self) -> None:
         """The files that were copied, by the list that ``sha256sum -c`` reads too."""
-        from flashmoe.convert.run import SUMS_NAME
+        from flashmoe.conversion.run import SUMS_NAME
 
         sums = self._directory / SUMS_NAME
         if not sums.is_file():

@@ -52,10 +52,10 @@ def convert(
         ReadError: The source cannot be read or fetched whole; the same call goes on from there.
     """
     from flashmoe.checkpoint import open_checkpoint
-    from flashmoe.convert.plan import Formats
-    from flashmoe.convert.run import Conversion, Options
-    from flashmoe.convert.sources import HubSource, LocalSource, Source
-    from flashmoe.convert.write import Fs
+    from flashmoe.conversion.plan import Formats
+    from flashmoe.conversion.run import Conversion, Options
+    from flashmoe.conversion.sources import HubSource, LocalSource, Source
+    from flashmoe.conversion.write import Fs
     from flashmoe.hub import RemoteCheckpoint, is_local
 
     formats = Formats(bits, group_size)
@@ -86,7 +86,7 @@ def _refuse_overlap(src: Path, dst: Path) -> None:
 
 def _begun_revision(directory: Path, repo_id: str) -> str | None:
     """The commit that an unfinished conversion of the same repository is of."""
-    from flashmoe.convert.journal import JOURNAL_NAME, read_journal
+    from flashmoe.conversion.journal import JOURNAL_NAME, read_journal
 
     lines, _ = read_journal(directory / JOURNAL_NAME)
     if lines and lines[0].get("source") == repo_id:
