@@ -524,3 +524,38 @@ def test_the_function_is_not_hidden_by_a_module() -> None:
         "assert callable(flashmoe.convert) and callable(flashmoe.verify)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# ----------------------------------------------------------------------------------- what it is for
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packed_model_answers_as_its_source_does(
+    family: str, made: Write, tmp_path: Path
+) -> None:
+    """To the bit: the numbers are the same, only their place is another."""
+    import flashmoe
+
+    plain = made(family)
+    quantised = tiny.quantise_mlx(plain, tmp_path / "mlx", 4, 32)
+    ids = np.random.RandomState(0).randint(0, 97, 40)
+    for src in (plain, quantised):
+        packed = convert(src, tmp_path / f"packed-{src.name}", progress=False)
+        with flashmoe.Model(src, memory="1GB") as there, flashmoe.Model(packed) as here:
+            assert np.array_equal(there.logits(ids), here.logits(ids))
+
+
+def test_a_flipped_bit_in_a_record_never_becomes_a_token(made: Write, tmp_path: Path) -> None:
+    import flashmoe
+
+    packed = convert(made("qwen3_moe"), tmp_path / "out", bits=4, progress=False)
+    file = packed / "experts-02.bin"
+    data = bytearray(file.read_bytes())
+    for at in range(0, len(data), len(data) // 12):  # in every expert
+        data[at + 100] ^= 4
+    file.write_bytes(data)
+    with (
+        flashmoe.Model(packed) as model,
+        pytest.raises(errors.IntegrityError, match=r"experts-02\.bin"),
+    ):
+        model.logits([1, 2, 3])

@@ -70,7 +70,6 @@ def served(folder: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     impatient = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
     monkeypatch.setattr("huggingface_hub.file_download.time", impatient)
     monkeypatch.setattr("huggingface_hub.utils._http.time", impatient)
@@ -222,10 +221,11 @@ def held(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int]:
 
 def test_one_shard_at_a_time(
     golden: dict[str, str], server: hub_server.Hub, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     counts = held(monkeypatch, tmp_path)
     out = convert("acme/tiny", tmp_path / "out", bits=4, progress=False)
+    assert capfd.readouterr() == ("", "")
     assert digest(out) == golden
     assert counts == [1, 1, 1, 1]
     assert all(server.fetched(name) == 1 for name in SHARDS)

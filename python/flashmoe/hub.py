@@ -151,6 +151,16 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
 
 
+def _silent_bar() -> type[Any]:
+    """A progress bar that shows nothing."""
+    from tqdm import tqdm
+
+    def start(self: Any, *args: Any, **options: Any) -> None:
+        tqdm.__init__(self, *args, **(options | {"disable": True}))
+
+    return type("Silent", (tqdm,), {"__init__": start})
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:200]
 
@@ -161,6 +171,7 @@ class RemoteCheckpoint:
     Args:
         repo_id: Such as ``Qwen/Qwen3-30B-A3B``.
         revision: Branch, tag or commit; the main branch if None.
+        progress: Whether downloads show a bar on stderr.
 
     Attributes:
         repo_id: As given.
@@ -174,9 +185,10 @@ class RemoteCheckpoint:
         ReadError: The hub cannot be reached.
     """
 
-    def __init__(self, repo_id: str, revision: str | None = None) -> None:
+    def __init__(self, repo_id: str, revision: str | None = None, *, progress: bool = True) -> None:
         from flashmoe.checkpoint import build_manifest
 
+        self._bar = None if progress else _silent_bar()
         self.repo_id = repo_id
         self._api = _api()
         with _explained(repo_id, revision):
@@ -210,6 +222,7 @@ class RemoteCheckpoint:
                         revision=self.commit,
                         local_dir=folder,
                         force_download=attempt > 0,
+                        tqdm_class=self._bar,
                     )
                 )
             if self._is_whole(name, path):

@@ -66,7 +66,7 @@ def convert(
         source = LocalSource(open_checkpoint(Path(src)))
     else:
         pinned = revision or _begun_revision(directory, str(src))
-        source = HubSource(RemoteCheckpoint(str(src), pinned), directory)
+        source = HubSource(RemoteCheckpoint(str(src), pinned, progress=progress), directory)
     try:
         workers = min(os.cpu_count() or 1, _MOST_WORKERS)
         Conversion(source, directory, Options(formats, progress, workers), Fs()).run()

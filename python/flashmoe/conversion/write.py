@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,10 +43,14 @@ class Fs:
         import fcntl
 
         full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync leaves them in the drive's cache
-        if full is None:
-            os.fsync(fd)
-        else:
-            fcntl.fcntl(fd, full)
+        if full is not None:
+            try:
+                fcntl.fcntl(fd, full)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
+                    raise
+        os.fsync(fd)  # also for file systems that know nothing better
 
     def rename(self, old: Path, new: Path) -> None:
         """Give a file another name in the same directory; replaces what had that name."""
