@@ -86,7 +86,7 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
         float most = 0;
         int32_t total = 0, end = n - first < FM_Q8_BLOCK ? n - first : FM_Q8_BLOCK;
         for (int32_t i = 0; i < end; i++)
-            if (!(fabsf(x[first + i]) <= most)) most = fabsf(x[first + i]);     /* so that NaN stays NaN */
+            if (!(fabsf(x[first + i]) <= most) && !isnan(most)) most = fabsf(x[first + i]);     /* NaN is never lost */
         float s = most / 127, turn = s > 0 ? 1 / s : 0;
         for (int32_t i = 0; i < FM_Q8_BLOCK; i++) {
             int32_t v = i < end ? _mm_cvtss_si32(_mm_set_ss(x[first + i] * turn)) : 0;

@@ -17,7 +17,7 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
         float most = 0;
         int32_t total = 0;
         for (int32_t i = at; i < at + FM_Q8_BLOCK && i < n; i++)
-            if (!(fabsf(x[i]) <= most)) most = fabsf(x[i]);     /* so that NaN stays NaN */
+            if (!(fabsf(x[i]) <= most) && !isnan(most)) most = fabsf(x[i]);     /* NaN is never lost */
         float s = most / 127;
         for (int32_t i = at; i < at + FM_Q8_BLOCK; i++) {
             float v = i < n && s > 0 ? rintf(x[i] / s) : 0;
