@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flashmoe.conversion.bar import byte_bar
 from flashmoe.errors import ModelFormatError
 
 if TYPE_CHECKING:
@@ -114,8 +116,6 @@ class _Verifier:
     """Goes through the files of a packed directory."""
 
     def __init__(self, directory: Path, progress: bool) -> None:
-        from tqdm import tqdm
-
         from flashmoe.checkpoint import MANIFEST_NAME
         from flashmoe.manifest import Manifest
 
@@ -129,18 +129,16 @@ class _Verifier:
             ) from error
         self._layers = {x.extents[0].file: x for x in self._manifest.experts if x.packed}
         self._files = self._records = self._nbytes = 0
-        total = sum(file.nbytes for file in self._manifest.files)
-        self._bar: Any = tqdm(
-            total=total, unit="B", unit_scale=True, desc="verifying", disable=not progress
-        )
+        self._progress = progress
 
     def run(self) -> VerifyReport:
         mismatch = None
-        with self._bar:
+        total = sum(file.nbytes for file in self._manifest.files)
+        with byte_bar(total, "verifying", self._progress) as count:
             try:
                 self._sizes()
                 for index in range(len(self._manifest.files)):
-                    self._file(index)
+                    self._file(index, count)
                 self._small_files()
             except _Found as found:
                 layer, expert = found.record or (None, None)
@@ -162,7 +160,7 @@ class _Verifier:
                 what = f"has {size} bytes, the manifest says {file.nbytes}"
                 raise _Found(file.path, min(size, file.nbytes), what, None)
 
-    def _file(self, index: int) -> None:
+    def _file(self, index: int, count: Callable[[int], object]) -> None:
         entry = self._manifest.files[index]
         experts = self._layers.get(index)
         step, image = _CHUNK_BYTES, 0
@@ -183,7 +181,7 @@ class _Verifier:
                 if experts is not None and number < len(sums):
                     self._record(entry.path, at, data[:image], sums[number], experts.layer, number)
                 self._nbytes += len(data)
-                self._bar.update(len(data))
+                count(len(data))
         if entry.sha256 is not None and sha256.hexdigest() != entry.sha256:
             raise _Found(entry.path, 0, "its SHA-256 is not the one in the manifest", None)
         self._files += 1

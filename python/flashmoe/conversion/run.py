@@ -7,14 +7,14 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from flashmoe.checkpoint import MANIFEST_NAME
+from flashmoe.conversion.bar import byte_bar
 from flashmoe.conversion.journal import JOURNAL_NAME, LOCK_NAME, Journal, locked
 from flashmoe.conversion.plan import Formats, Plan
 from flashmoe.conversion.slabs import Slab, convert_slab, slabs
@@ -99,14 +99,16 @@ class Conversion:
             workers = None
             if self._options.workers > 1:
                 workers = stack.enter_context(ThreadPoolExecutor(self._options.workers))
-            bar = stack.enter_context(self._bar())
+            total = sum(output.source_bytes for output in self._plan.outputs)
+            description = f"converting to {self._directory.name}"
+            count = stack.enter_context(byte_bar(total, description, self._options.progress))
             for step in self._source.steps(self._plan):
                 if step.name in journal.of("step"):
                     self._check_kept(step)
-                    bar.update(step.nbytes)
+                    count(step.nbytes)
                 else:
                     self._source.prepare(step)
-                    self._do(step, workers, bar)
+                    self._do(step, workers, count)
                     journal.add({"step": step.name})
                     self._source.release(step)
                 for output in step.finishes:
@@ -168,7 +170,9 @@ class Conversion:
 
     # The work
 
-    def _do(self, step: Step, workers: ThreadPoolExecutor | None, bar: Any) -> None:
+    def _do(
+        self, step: Step, workers: ThreadPoolExecutor | None, count: Callable[[int], object]
+    ) -> None:
         """Write all pieces of a step and make them safe."""
         with ExitStack() as stack:
             fds: dict[int, int] = {}
@@ -181,7 +185,7 @@ class Conversion:
                 self._fs.allocate(fds[output], entry.nbytes)
             work = ((slab, fds[output]) for output, piece in step.pieces for slab in slabs(piece))
             for nbytes in self._each(work, workers):
-                bar.update(nbytes)
+                count(nbytes)
             for fd in fds.values():
                 self._fs.sync(fd)
         if new:
@@ -299,18 +303,6 @@ class Conversion:
                 f"{self._directory}: the disk is full; what is written stays: "
                 "free some room and give the same command again"
             ) from error
-
-    def _bar(self) -> Any:
-        from tqdm import tqdm
-
-        total = sum(output.source_bytes for output in self._plan.outputs)
-        return tqdm(
-            total=total,
-            unit="B",
-            unit_scale=True,
-            desc=f"converting to {self._directory.name}",
-            disable=not self._options.progress,
-        )
 
 
 def _existing(path: Path) -> Path:
