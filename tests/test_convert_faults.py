@@ -548,6 +548,28 @@ def test_a_source_cut_short_while_it_is_read(src: Path, golden: Files, tmp_path:
     assert digest(tmp_path / "out") == golden
 
 
+class OverwritingFs(Fs):
+    """Changes a number of the source in the middle of the work."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.writes = file, 0
+
+    def write(self, fd: int, data: Any, at: int) -> None:
+        super().write(fd, data, at)
+        self.writes += 1
+        if self.writes == 20:
+            with self.file.open("r+b") as file:
+                file.seek(-2, os.SEEK_END)
+                file.write(b"\x80\x3f")
+
+
+def test_a_source_changed_while_it_is_read(src: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(src, tmp_path / "src")
+    with pytest.raises(errors.ConversionError, match=r"of something else \(contents was"):
+        run(mine, tmp_path / "out", OverwritingFs(mine / "model.safetensors"))
+    assert not (tmp_path / "out" / "manifest.fm").exists()
+
+
 def test_a_begun_file_that_was_deleted(src: Path, tmp_path: Path) -> None:
     with pytest.raises(Crash):
         run(src, tmp_path / "out", FaultyFs(0, crash, ("rename",)))

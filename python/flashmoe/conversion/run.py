@@ -83,18 +83,22 @@ class Conversion:
             except ConversionError:
                 self._fs.remove(lock)
                 raise
-            if not (self._directory / MANIFEST_NAME).exists():
-                with self._explained():
+            with self._explained():
+                self._begin(journal)
+                if not (self._directory / MANIFEST_NAME).exists():
                     self._convert(journal)
             self._source.clean()
             self._fs.remove(journal.path)
             self._fs.remove(lock)
             self._fs.sync_dir(self._directory)
 
-    def _convert(self, journal: Journal) -> None:
+    def _begin(self, journal: Journal) -> None:
+        """Write down what is converted, or check that it is still the same."""
         formats = self._options.formats
         how = {"bits": formats.bits, "group_size": formats.group}
         journal.begin({"flashmoe": 1, **how, **self._source.identity()})
+
+    def _convert(self, journal: Journal) -> None:
         with ExitStack() as stack:
             workers = None
             if self._options.workers > 1:
@@ -114,6 +118,7 @@ class Conversion:
                 for output in step.finishes:
                     if self._plan.outputs[output].name not in journal.of("file"):
                         self._finish(output, journal)
+        self._begin(journal)  # nobody has touched the source meanwhile
         self._seal(journal)
 
     # Before the work
