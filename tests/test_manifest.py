@@ -129,13 +129,15 @@ def test_record_layout():
 
 def test_record_layout_pads_odd_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "WIDE", 33)
+    monkeypatch.setattr(layouts, "H", 36)
     layouts.write(tmp_path / "model", "qwen3_moe", "separate", "F16")
     manifest = open_checkpoint(tmp_path / "model").manifest
     layout = manifest.record_layout(0)
-    assert [p.at for p in layout.parts.values()] == [0, 4224, 8448]
-    assert {p.nbytes for p in layout.parts.values()} == {33 * 64 * 2}
-    assert layout.nbytes == 8448 + 4224 == manifest.expert_bytes(0)
-    assert manifest.total_expert_bytes == 3 * 6 * layout.nbytes
+    assert {p.nbytes for p in layout.parts.values()} == {33 * 36 * 2} == {2376}
+    assert [p.at for p in layout.parts.values()] == [0, 2432, 4864]
+    assert (layout.nbytes, layout.record_stride) == (7296, 8192)
+    assert manifest.expert_bytes(0) == 7296
+    assert manifest.total_expert_bytes == 3 * 6 * 7296
 
 
 def test_resident_bytes():
