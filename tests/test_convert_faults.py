@@ -21,7 +21,7 @@ import tiny
 from flashmoe import errors
 from flashmoe.checkpoint import open_checkpoint
 from flashmoe.conversion import convert
-from flashmoe.conversion.journal import JOURNAL_NAME
+from flashmoe.conversion.journal import JOURNAL_NAME, LOCK_NAME, locked
 from flashmoe.conversion.plan import Formats
 from flashmoe.conversion.run import Conversion, Options
 from flashmoe.conversion.sources import LocalSource
@@ -484,6 +484,28 @@ def test_a_second_converter_is_turned_away(src: Path, golden: Files, tmp_path: P
     assert (dst / ".convert.lock").exists()  # a dead process's lock does not count
     run(src, dst)
     assert digest(dst) == golden
+
+
+def test_a_lock_that_goes_while_we_reach_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner finished between our opening and our locking it: what we hold is nothing."""
+    import fcntl
+
+    flock, calls = fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            (tmp_path / LOCK_NAME).unlink()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(tmp_path) as lock:
+        assert lock.read_text() == f"{os.getpid()}\n"
+        with pytest.raises(errors.LockedError), locked(tmp_path):
+            pytest.fail("two owners")
+    assert len(calls) == 3
 
 
 def test_races_of_two_converters(src: Path, golden: Files, tmp_path: Path) -> None:

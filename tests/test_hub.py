@@ -243,8 +243,9 @@ def test_fp8_with_its_scale_in_the_next_shard(
     split_pairs(folder)
     want = digest(convert(folder, tmp_path / "local", bits=4, progress=False))
     counts = held(monkeypatch, tmp_path / "out")
-    with served(folder, tmp_path, monkeypatch):
+    with served(folder, tmp_path, monkeypatch) as server:
         out = convert("acme/tiny", tmp_path / "out", bits=4, progress=False)
+        assert [server.fetched(name) for name in SHARDS] == [1, 1, 1, 1]
     assert digest(out) == want
     assert max(counts) == 2
 
