@@ -1,32 +1,34 @@
 /*
- * A fixed pool. Handing a job over costs about a microsecond while workers
- * still spin after the last one, and a wake-up when they have gone to sleep.
+ * A fixed pool. The caller never waits for a worker that has not begun: pieces
+ * are taken one by one, and a run ends when the last piece is done, so that a
+ * worker without a core (or still asleep) costs nothing but its help.
  */
 #include "base/threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 
 #define SPIN_NS 50000           /* how long a worker looks for the next job before it sleeps */
+
+#define CLOSED 0x7fffffffu      /* a next piece that no job has */
 
 struct fm_pool {
     int32_t         threads;
     pthread_t      *worker;             /* [threads - 1] */
     int32_t         started;
 
-    /* the job; written before `round` is raised, read after */
-    fm_job          job;
-    void           *context;
-    int32_t         pieces;
-    atomic_int      next;               /* first piece not taken */
-    atomic_int      busy;               /* workers still in this round */
-    atomic_uint     round;
+    /* round << 32 | next piece. A piece belongs to whoever raises this from the value it saw. */
+    atomic_uint_fast64_t state;
+    /* the job of the round; written only while the state is CLOSED */
+    _Atomic(fm_job)  job;
+    _Atomic(void *)  context;
+    atomic_uint      pieces, done;
 
     pthread_mutex_t lock;               /* for sleeping only */
     pthread_cond_t  wake;
@@ -45,51 +47,53 @@ static inline void relax(void)
 #endif
 }
 
+static bool has_work(fm_pool *p)
+{
+    return (uint32_t)atomic_load(&p->state) < atomic_load(&p->pieces);
+}
+
+/* Take pieces until there are none. If the state is still what it was when the job was read, so is the job. */
 static void take_pieces(fm_pool *p, int32_t worker)
 {
     for (;;) {
-        int32_t piece = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
-        if (piece >= p->pieces) return;
-        p->job(p->context, piece, worker);
+        uint_fast64_t state = atomic_load(&p->state);
+        uint32_t piece = (uint32_t)state;
+        fm_job job = atomic_load_explicit(&p->job, memory_order_relaxed);
+        void *context = atomic_load_explicit(&p->context, memory_order_relaxed);
+        if (piece >= atomic_load_explicit(&p->pieces, memory_order_relaxed)) return;
+        if (!atomic_compare_exchange_weak(&p->state, &state, state + 1)) continue;
+        job(context, (int32_t)piece, worker);
+        atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
     }
 }
 
-/* Wait until the round is no longer `seen`: spin a little, then sleep. False when closing. */
-static bool next_round(fm_pool *p, unsigned seen)
+/* Spin a little, then sleep, until there is work. False when closing. */
+static bool await_work(fm_pool *p)
 {
     uint64_t until = fm_now_ns() + SPIN_NS;
-    for (int32_t i = 0;; i++) {
-        if (atomic_load_explicit(&p->round, memory_order_acquire) != seen) break;
+    for (int32_t i = 1; !has_work(p); i++) {
         relax();
-        if (i % 64 == 63 && fm_now_ns() > until) {
-            pthread_mutex_lock(&p->lock);
-            atomic_fetch_add(&p->sleeping, 1);
-            while (atomic_load(&p->round) == seen) pthread_cond_wait(&p->wake, &p->lock);
-            atomic_fetch_sub(&p->sleeping, 1);
-            pthread_mutex_unlock(&p->lock);
-            break;
-        }
+        if (i % 64 || fm_now_ns() < until) continue;
+        pthread_mutex_lock(&p->lock);
+        atomic_fetch_add(&p->sleeping, 1);
+        while (!has_work(p) && !atomic_load(&p->closing)) pthread_cond_wait(&p->wake, &p->lock);
+        atomic_fetch_sub(&p->sleeping, 1);
+        pthread_mutex_unlock(&p->lock);
+        if (atomic_load(&p->closing)) return false;
     }
-    return !atomic_load(&p->closing);
+    return true;
 }
 
 static void *work(void *argument)
 {
     worker_start start = *(worker_start *)argument;
-    fm_pool *p = start.pool;
-
     free(argument);
-    for (unsigned seen = 0; next_round(p, seen);) {
-        seen = atomic_load_explicit(&p->round, memory_order_acquire);
-        take_pieces(p, start.number);
-        atomic_fetch_sub_explicit(&p->busy, 1, memory_order_release);
-    }
+    while (await_work(start.pool)) take_pieces(start.pool, start.number);
     return NULL;
 }
 
-static void begin_round(fm_pool *p)
+static void wake_sleepers(fm_pool *p)
 {
-    atomic_fetch_add(&p->round, 1);
     if (!atomic_load(&p->sleeping)) return;
     pthread_mutex_lock(&p->lock);
     pthread_cond_broadcast(&p->wake);
@@ -113,6 +117,7 @@ fm_status fm_pool_open(int32_t threads, fm_pool **out, fm_error *err)
     fm_pool *p = calloc(1, sizeof *p);
     if (!p) return fm_fail(err, FM_MEMORY, "no memory for a thread pool");
     p->threads = threads;
+    atomic_store(&p->state, CLOSED);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     p->worker = calloc((size_t)threads, sizeof *p->worker);
@@ -138,8 +143,10 @@ fm_status fm_pool_open(int32_t threads, fm_pool **out, fm_error *err)
 void fm_pool_close(fm_pool *pool)
 {
     if (!pool) return;
+    pthread_mutex_lock(&pool->lock);
     atomic_store(&pool->closing, true);
-    begin_round(pool);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
     for (int32_t i = 0; i < pool->started; i++) pthread_join(pool->worker[i], NULL);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
@@ -158,17 +165,19 @@ void fm_pool_run(fm_pool *p, int32_t pieces, fm_job job, void *context)
         for (int32_t i = 0; i < pieces; i++) job(context, i, 0);
         return;
     }
-    p->job = job;
-    p->context = context;
-    p->pieces = pieces;
-    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->busy, p->started, memory_order_relaxed);
-    begin_round(p);
+    uint_fast64_t round = (atomic_load(&p->state) >> 32) + 1;
+    atomic_store_explicit(&p->job, job, memory_order_relaxed);
+    atomic_store_explicit(&p->context, context, memory_order_relaxed);
+    atomic_store_explicit(&p->pieces, (unsigned)pieces, memory_order_relaxed);
+    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    atomic_store(&p->state, round << 32);
+    wake_sleepers(p);
     take_pieces(p, 0);
 
     /* the rest are in their last piece: yield now and then in case one of them has no core */
-    for (int32_t i = 1; atomic_load_explicit(&p->busy, memory_order_acquire); i++) {
+    for (int32_t i = 1; atomic_load_explicit(&p->done, memory_order_acquire) < (unsigned)pieces; i++) {
         relax();
-        if (i % 4096 == 0) sched_yield();
+        if (i % 1024 == 0) sched_yield();
     }
+    atomic_store(&p->state, round << 32 | CLOSED);
 }

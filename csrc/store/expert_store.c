@@ -197,6 +197,7 @@ fm_status fm_expert_store_begin(fm_expert_store *s, int32_t layer, const int32_t
     if (s->reading) return fm_fail(err, FM_ARGUMENT, "a fetch is under way");
     FM_TRY(check_ids(s, layer, id, k, err));
     s->missing = 0;
+    s->layer = layer;
     for (int32_t i = 0; i < k; i++) {
         out[i] = s->place[key_of(s, layer, id[i])];
         hit[i] = out[i] != NOWHERE;
@@ -206,7 +207,6 @@ fm_status fm_expert_store_begin(fm_expert_store *s, int32_t layer, const int32_t
     if (status == FM_OK && s->missing) {
         for (int32_t i = 0; i < s->missing; i++) forget(s, s->missing_slot[i]);
         for (int32_t i = 0; i < s->missing; i++) pin(s, s->missing_slot[i]);
-        s->layer = layer;
         int32_t n = plan_reads(s);
         status = fm_reader_start(s->reader, s->reads, s->group, n, check_expert, s, err);
         for (int32_t i = 0; status == FM_OK && i < n; i++) s->stats.bytes_read += s->reads[i].bytes;
@@ -215,7 +215,6 @@ fm_status fm_expert_store_begin(fm_expert_store *s, int32_t layer, const int32_t
         unpin(s, out, k);
         return status;
     }
-    s->layer = layer;
     s->reading = s->missing > 0;
     s->stats.needed += (uint64_t)k;
     s->stats.hits += (uint64_t)(k - s->missing);
