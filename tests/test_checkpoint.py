@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import layouts
 import numpy as np
 import pytest
+
+import layouts
 from flashmoe import _core
 from flashmoe.checkpoint import Checkpoint, build_manifest, open_checkpoint
 from flashmoe.errors import ModelFormatError, UnsupportedModelError

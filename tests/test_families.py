@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from flashmoe.build import build_manifest
 from flashmoe.errors import ModelFormatError, UnsupportedModelError
 from flashmoe.families import FAMILIES, read_config

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import layouts
 import pytest
+
+import layouts
 from flashmoe.checkpoint import open_checkpoint
 from flashmoe.errors import ModelFormatError
 from flashmoe.manifest import (

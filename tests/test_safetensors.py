@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flashmoe.errors import ModelFormatError
 from flashmoe.safetensors import parse_header, read_header
 
