@@ -137,6 +137,8 @@ static inline __attribute__((always_inline)) void tile(const fm_matrix *w, const
         for (int32_t j = 0; j < left; j += 2, codes += step, q += 64) {
             __mmask64 bytes = left - j == 1 ? u->half : u->whole;
             for (int32_t i = 0; i < rows; i++) {
+                /* rows are too short for the hardware to see a stream in each: ask for the next ones */
+                _mm_prefetch((const char *)codes + (size_t)(i + rows) * row_bytes, _MM_HINT_T0);
                 __m512i c = unpack_64(u, codes + (size_t)i * row_bytes, bytes);
                 for (int32_t k = 0; k < n; k++) {
                     __m512i d = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c, _mm512_loadu_si512(q + (size_t)k * x->q_stride));
