@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64;-L;/usr/aarch64-linux-gnu;-cpu;ma
 
 
 def run(*command: str, cwd: Path | None = None, **env: str) -> str:
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # cmake and ninja
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **env}, text=True,
+        command, cwd=cwd, env={**os.environ, "PATH": tools, **env}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}"
@@ -62,7 +64,7 @@ def test_data_races(tmp_path: Path) -> None:
 def test_neon(tmp_path: Path) -> None:
     (tmp_path / "arm.cmake").write_text(ARM)
     out = build_and_test(
-        tmp_path / "build", f"-DCMAKE_TOOLCHAIN_FILE={tmp_path / 'arm.cmake'}", only="kernels|router|manifest"
+        tmp_path / "build", f"-DCMAKE_TOOLCHAIN_FILE={tmp_path / 'arm.cmake'}", only="kernels|quant|router|manifest"
     )
     said = run("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "max", str(next(tmp_path.rglob("test_kernels"))))
     assert "neon: ok" in said and "test_kernels" in out
