@@ -1,0 +1,1 @@
+"""The seeded grammar that writes every sentence the demo model is trained on."""
