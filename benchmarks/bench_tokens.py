@@ -96,9 +96,12 @@ def one_run(a: argparse.Namespace) -> dict[str, object]:
         "prefill_tokens_per_second": a.prompt / prefill,
         "prefill_bytes_read": middle["bytes_read"],
         "decode_tokens_per_second": len(warm) / sum(warm),
-        "decode_bytes_read_per_token": (end["bytes_read"] - middle["bytes_read"]) / max(1, a.decode),
+        "decode_bytes_read_per_token": (end["bytes_read"] - middle["bytes_read"])
+        / max(1, a.decode),
         "decode_hit_rate": (end["experts_hit"] - middle["experts_hit"]) / used,
-        "decode_read_wait_share": (end["read_wait_ns"] - middle["read_wait_ns"]) / 1e9 / max(1e-9, sum(times)),
+        "decode_read_wait_share": (end["read_wait_ns"] - middle["read_wait_ns"])
+        / 1e9
+        / max(1e-9, sum(times)),
         "peak_anonymous_bytes": peak,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "read": info["read"],
@@ -151,12 +154,19 @@ def main() -> None:
                 stdout=subprocess.PIPE, text=True, preexec_fn=enter, check=True,
             )  # fmt: skip
             runs.append(json.loads(done.stdout))
-            print(f"run {i + 1}: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in runs[-1].items()))
+            print(
+                f"run {i + 1}: "
+                + ", ".join(
+                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                    for k, v in runs[-1].items()
+                )
+            )
     print("\nmedian (min .. max)")
     for key, value in runs[0].items():
         if isinstance(value, (int, float)):
             values = [r[key] for r in runs]
-            print(f"  {key:32} {statistics.median(values):14.4f}  ({min(values):.4f} .. {max(values):.4f})")
+            spread = f"({min(values):.4f} .. {max(values):.4f})"
+            print(f"  {key:32} {statistics.median(values):14.4f}  {spread}")
     if a.json:
         record = {"machine": platform.platform(), "argv": sys.argv[1:], "runs": runs}
         with open(a.json, "a") as file:

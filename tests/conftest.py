@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Force a kernel table for the models opened afterwards."""
-    yield lambda name: monkeypatch.setenv("FLASHMOE_KERNELS", name)
+    return lambda name: monkeypatch.setenv("FLASHMOE_KERNELS", name)
 
 
 def nmse(got: np.ndarray, want: np.ndarray) -> float:

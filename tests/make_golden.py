@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 import tiny
 
 GOLDEN = Path(__file__).parent / "data" / "golden"

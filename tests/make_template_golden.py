@@ -36,7 +36,8 @@ def main() -> None:
     schemas = json.dumps(tool_schemas(), ensure_ascii=False)
     golden_file.write_text(
         f'{{"transformers": "{transformers.__version__}",\n"special_tokens": '
-        f'{json.dumps(SPECIAL_TOKENS)},\n"tool_schemas": {schemas},\n"renderings": [\n{lines}\n]}}\n',
+        f'{json.dumps(SPECIAL_TOKENS)},\n"tool_schemas": {schemas},\n'
+        f'"renderings": [\n{lines}\n]}}\n',
         encoding="utf-8",
     )
     print(f"{golden_file}: {len(renderings)} renderings, transformers {transformers.__version__}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from reference_weights import Weights
 
 Array = np.ndarray

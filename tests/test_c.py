@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="the sources are not beside the tests")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "csrc").is_dir(), reason="the sources are not beside the tests"
+)
 
 ARM = """
 set(CMAKE_SYSTEM_NAME Linux)
@@ -64,7 +66,16 @@ def test_data_races(tmp_path: Path) -> None:
 def test_neon(tmp_path: Path) -> None:
     (tmp_path / "arm.cmake").write_text(ARM)
     out = build_and_test(
-        tmp_path / "build", f"-DCMAKE_TOOLCHAIN_FILE={tmp_path / 'arm.cmake'}", only="kernels|quant|router|manifest"
+        tmp_path / "build",
+        f"-DCMAKE_TOOLCHAIN_FILE={tmp_path / 'arm.cmake'}",
+        only="kernels|quant|router|manifest",
     )
-    said = run("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "max", str(next(tmp_path.rglob("test_kernels"))))
+    said = run(
+        "qemu-aarch64",
+        "-L",
+        "/usr/aarch64-linux-gnu",
+        "-cpu",
+        "max",
+        str(next(tmp_path.rglob("test_kernels"))),
+    )
     assert "neon: ok" in said and "test_kernels" in out

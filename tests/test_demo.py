@@ -56,7 +56,10 @@ def test_size_and_shape(model):
     assert size <= 12_000_000
     info = model.info()
     assert info["num_experts"] >= 32 and info["experts_per_token"] >= 4
-    kinds = {type(layer.mixer).__name__ for layer in open_checkpoint(demo_model_path()).manifest.spec.layers}
+    kinds = {
+        type(layer.mixer).__name__
+        for layer in open_checkpoint(demo_model_path()).manifest.spec.layers
+    }
     assert kinds == {"Attention", "Delta"}
 
 
@@ -78,12 +81,18 @@ def test_answers_are_on_topic(model, question, pattern):
 
 @pytest.mark.parametrize("city", ["Oslo", "Lima", "Quito"])
 def test_calls_a_tool_with_valid_json(model, city):
-    out = Generator(model, GREEDY).chat(user(f"What is the weather in {city} for 3 days?"), tools=[WEATHER])
-    call = json.loads(re.fullmatch(r"\s*<tool_call>\n(.*)\n</tool_call>\s*", out.text, re.DOTALL)[1])
+    out = Generator(model, GREEDY).chat(
+        user(f"What is the weather in {city} for 3 days?"), tools=[WEATHER]
+    )
+    call = json.loads(
+        re.fullmatch(r"\s*<tool_call>\n(.*)\n</tool_call>\s*", out.text, re.DOTALL)[1]
+    )
     assert call == {"name": "get_weather", "arguments": {"city": city, "days": 3}}
 
 
-def negative_log_likelihood(table: str, ids: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> float:
+def negative_log_likelihood(
+    table: str, ids: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> float:
     monkeypatch.setenv("FLASHMOE_KERNELS", table)
     total, count = 0.0, 0
     with Model(demo_model_path()) as model:

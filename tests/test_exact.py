@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
-import tiny
-from conftest import tokens
 
 import flashmoe
+import tiny
+from conftest import tokens
 from flashmoe import _core
 from flashmoe.checkpoint import open_checkpoint
 

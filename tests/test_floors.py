@@ -47,12 +47,18 @@ def test_includes_only_point_down() -> None:
 
 
 def test_no_file_is_long() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in OURS if (n := len(p.read_text().splitlines())) > LONGEST}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in OURS
+        if (n := len(p.read_text().splitlines())) > LONGEST
+    }
     assert not long, long
 
 
 def test_nothing_in_the_core_ends_the_process_or_prints() -> None:
-    words = re.compile(r"\b(abort|exit|_exit|assert|printf|puts|perror|system|popen|strcpy|sprintf|atoi)\s*\(")
+    words = re.compile(
+        r"\b(abort|exit|_exit|assert|printf|puts|perror|system|popen|strcpy|sprintf|atoi)\s*\("
+    )
     wrong = [
         f"{p.relative_to(ROOT)}:{i}: {line.strip()}"
         for p in CORE
@@ -66,6 +72,9 @@ def test_every_file_says_what_it_is_for() -> None:
     wrong = [
         str(p.relative_to(ROOT))
         for p in CORE
-        if not re.match(r"(#ifndef \w+\n#define \w+\n|#pragma once\n)?\s*(#\w+ [^\n]*\n|\s)*(/\*|//)", p.read_text())
+        if not re.match(
+            r"(#ifndef \w+\n#define \w+\n|#pragma once\n)?\s*(#\w+ [^\n]*\n|\s)*(/\*|//)",
+            p.read_text(),
+        )
     ]
     assert not wrong, wrong

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+import flashmoe
 import reference
 import tiny
 from conftest import in_steps, nmse, tokens
-
-import flashmoe
 from flashmoe import _core
 
 N = 150

@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 import pytest
+
+import flashmoe
 import reference
 import tiny
 from conftest import tokens
-
-import flashmoe
 from flashmoe import Generator, Model, Sampler
 from flashmoe.errors import (
     ArgumentError,
@@ -123,13 +123,18 @@ def test_chat_renders_the_template(model):
     prompt = generator.render(messages)
     assert "hi" in prompt
     ids = model.tokenizer.encode(prompt)
-    assert generator.chat(messages, max_tokens=4).token_ids == generator.generate(ids, max_tokens=4).token_ids
+    assert (
+        generator.chat(messages, max_tokens=4).token_ids
+        == generator.generate(ids, max_tokens=4).token_ids
+    )
 
 
 def test_stats(model):
     seen = []
     generator = Generator(model, Sampler(seed=5))
-    out = generator.generate(tokens(100).tolist(), max_tokens=5, progress=lambda d, n: seen.append((d, n)))
+    out = generator.generate(
+        tokens(100).tolist(), max_tokens=5, progress=lambda d, n: seen.append((d, n))
+    )
     s = out.stats
     assert s.prompt_tokens == 100 and 1 <= s.completion_tokens <= 5 and s.seed == 5
     assert 0 < s.time_to_first_token < 60 and s.prefill_tokens_per_second > 0
@@ -209,7 +214,9 @@ def test_threads_get_the_answers_of_one(model):
 
 
 def test_cancel_from_another_thread(model):
-    generator = Generator(model, Sampler(seed=1, logit_bias=dict.fromkeys(model.tokenizer.eos_token_ids, -1e9)))
+    generator = Generator(
+        model, Sampler(seed=1, logit_bias=dict.fromkeys(model.tokenizer.eos_token_ids, -1e9))
+    )
     failure: list[BaseException] = []
 
     def work():

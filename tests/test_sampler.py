@@ -94,7 +94,9 @@ def test_logit_bias():
 
 
 def test_defaults_of_a_checkpoint_fill_only_what_is_open():
-    s = Sampler(top_p=0.5).with_defaults({"temperature": 0.6, "top_p": 0.9, "top_k": -1, "do_sample": True})
+    s = Sampler(top_p=0.5).with_defaults(
+        {"temperature": 0.6, "top_p": 0.9, "top_k": -1, "do_sample": True}
+    )
     assert (s.temperature, s.top_p, s.top_k, s.min_p) == (0.6, 0.5, 0, 0.0)
 
 

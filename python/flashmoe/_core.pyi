@@ -1,10 +1,10 @@
 """The engine. Use flashmoe.Model, Generator and Sampler instead."""
 
-from typing_extensions import Buffer
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 class Model:
     def __init__(

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flashmoe.errors import ArgumentError, ClosedError, ContextLengthError, PromptError, TemplateError
+from flashmoe.errors import (
+    ArgumentError,
+    ClosedError,
+    ContextLengthError,
+    PromptError,
+    TemplateError,
+)
 from flashmoe.model import Model
 from flashmoe.sampler import Sampler
 from flashmoe.stop import StopMatcher
@@ -195,9 +201,7 @@ class Generator:
             progress: Called while the prompt is evaluated.
             **template_options: Further variables of the template.
         """
-        prompt = self.render(
-            messages, tools, enable_thinking=enable_thinking, **template_options
-        )
+        prompt = self.render(messages, tools, enable_thinking=enable_thinking, **template_options)
         ids = self.model.tokenizer.encode(prompt)
         return self.stream(ids, max_tokens=max_tokens, stop=stop, progress=progress)
 
@@ -269,7 +273,9 @@ class Generator:
             )
         if enable_thinking is not None:
             template_options["enable_thinking"] = enable_thinking
-        return template.render(normalise_messages(messages, template), tools=tools, **template_options)
+        return template.render(
+            normalise_messages(messages, template), tools=tools, **template_options
+        )
 
     def cancel(self) -> None:
         """Stop a call that runs in another thread; it raises ``CancelledError`` within a layer."""
@@ -398,7 +404,9 @@ class Generator:
         def choose(logits: NDArray[np.float32]) -> int:
             token = int(sampler(logits))
             if not 0 <= token < self.model.vocab_size:
-                raise ArgumentError(f"the sampler chose token {token}; there are 0 .. {self.model.vocab_size - 1}")
+                raise ArgumentError(
+                    f"the sampler chose token {token}; there are 0 .. {self.model.vocab_size - 1}"
+                )
             return token
 
         return choose

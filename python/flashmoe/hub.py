@@ -119,7 +119,8 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn the hub's errors into ours, with what to do next."""
     from huggingface_hub import errors
 
-    client_error = errors.HfHubHTTPError.__bases__[0]  # of the HTTP client that the hub uses
+    # the base of every error of the HTTP client that the hub uses
+    client_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
 
     try:
         yield

@@ -195,7 +195,9 @@ class Model:
         self._sessions.add(session)
         return session
 
-    def check_tokens(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    def check_tokens(
+        self, token_ids: Sequence[int] | NDArray[np.integer[Any]]
+    ) -> NDArray[np.int32]:
         """Token ids as the core wants them, int32 ``[n]``.
 
         Args:
@@ -208,14 +210,16 @@ class Model:
 
         ids = np.asarray(token_ids)
         if ids.ndim != 1 or ids.size == 0:
-            raise PromptError("the prompt is empty" if ids.size == 0 else f"token ids have shape {ids.shape}")
+            raise PromptError(
+                "the prompt is empty" if ids.size == 0 else f"token ids have shape {ids.shape}"
+            )
         if not np.issubdtype(ids.dtype, np.integer):
             raise PromptError(f"token ids must be whole numbers, not {ids.dtype}")
         wrong = np.flatnonzero((ids < 0) | (ids >= self.vocab_size))
         if wrong.size:
             raise PromptError(
-                f"token {int(ids[wrong[0]])} at position {int(wrong[0])} is outside the vocabulary, "
-                f"0 .. {self.vocab_size - 1}"
+                f"token {int(ids[wrong[0]])} at position {int(wrong[0])} is outside the "
+                f"vocabulary, 0 .. {self.vocab_size - 1}"
             )
         return np.ascontiguousarray(ids, dtype=np.int32)
 

@@ -75,7 +75,11 @@ class Sampler:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not low <= value <= high
+            ):
                 raise ArgumentError(f"{name} must be a number in [{low}, {high}], not {value!r}")
         if self.top_p == 0:
             raise ArgumentError("top_p must be above 0; use temperature=0 for the likeliest token")
@@ -126,9 +130,11 @@ class Draw:
             prompt: Token ids of the prompt.
         """
         self.seed = secrets.randbits(64) if sampler.seed is None else sampler.seed & (2**64 - 1)
-        self._sampler = sampler
+        self._values: dict[str, float] = {name: getattr(sampler, name) for name in _NEUTRAL}
+        self._bias = dict(sampler.logit_bias)
         self._rng = self.seed
-        self._seen = set(prompt) if sampler.repetition_penalty != 1.0 else set()
+        self._repetition = self._values["repetition_penalty"]
+        self._seen = set(prompt) if self._repetition != 1.0 else set()
         self._counts: dict[int, int] = {}
 
     def __call__(self, logits: Logits) -> int:
@@ -142,39 +148,41 @@ class Draw:
         """
         from flashmoe import _core
 
-        s = self._sampler
+        v = self._values
         token, self._rng = _core.sample(
             self._adjusted(logits),
-            temperature=s.temperature,
-            top_p=s.top_p,
-            min_p=s.min_p,
-            top_k=s.top_k,
+            temperature=v["temperature"],
+            top_p=v["top_p"],
+            min_p=v["min_p"],
+            top_k=int(v["top_k"]),
             rng=self._rng,
         )
-        if s.repetition_penalty != 1.0:
+        if self._repetition != 1.0:
             self._seen.add(token)
         self._counts[token] = self._counts.get(token, 0) + 1
-        return int(token)
+        return token
 
     def _adjusted(self, logits: Logits) -> Logits:
         """The logits after penalties and bias, a copy if there are any."""
         import numpy as np
 
-        s = self._sampler
-        penalised = bool(self._counts) and (s.presence_penalty or s.frequency_penalty)
-        if not (self._seen or penalised or s.logit_bias):
+        presence, frequency = self._values["presence_penalty"], self._values["frequency_penalty"]
+        penalised = bool(self._counts) and (presence or frequency)
+        if not (self._seen or penalised or self._bias):
             return logits
         out = logits.copy()
         if self._seen:
             ids = np.fromiter(self._seen, np.int64)
             seen = out[ids]
-            out[ids] = np.where(seen > 0, seen / s.repetition_penalty, seen * s.repetition_penalty)
+            out[ids] = np.where(seen > 0, seen / self._repetition, seen * self._repetition)
         if penalised:
             ids = np.fromiter(self._counts, np.int64)
             counts = np.fromiter(self._counts.values(), np.float32)
-            out[ids] -= np.float32(s.presence_penalty) + np.float32(s.frequency_penalty) * counts
-        for token, bias in s.logit_bias.items():
+            out[ids] -= np.float32(presence) + np.float32(frequency) * counts
+        for token, bias in self._bias.items():
             if not 0 <= token < out.size:
-                raise ArgumentError(f"logit_bias names token {token}; the model has 0 .. {out.size - 1}")
+                raise ArgumentError(
+                    f"logit_bias names token {token}; the model has 0 .. {out.size - 1}"
+                )
             out[token] += bias
         return out
