@@ -1,0 +1,301 @@
+/* Whole evals on a tiny model made here: the same bits however it runs, all or nothing when a read fails, every refusal. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "flashmoe.h"
+
+enum { HIDDEN = 64, VOCAB = 40, EXPERTS = 6, K = 2, WIDE = 32, CONTEXT = 700 };
+
+static char directory[] = "/tmp/flashmoe_session_XXXXXX";
+static char manifest[32768];
+static size_t length;
+static size_t floats;           /* written to the one file so far */
+static atomic_int calls, fail_at;
+
+ssize_t pread(int fd, void *to, size_t n, off_t from)
+{
+    if (atomic_fetch_add(&calls, 1) == atomic_load(&fail_at)) {
+        errno = EIO;
+        return -1;
+    }
+    return syscall(SYS_pread64, fd, to, n, from);
+}
+
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    length += (size_t)vsnprintf(manifest + length, sizeof manifest - length, format, arguments);
+    va_end(arguments);
+}
+
+/* A float32 tensor at the next place in the file. */
+static void tensor(const char *name, int rows, int cols)
+{
+    say("tensor name=%s quant=f32 rows=%d cols=%d\nweight file=0 at=%zu rows=%d\n", name, rows, cols, floats * 4, rows);
+    floats += (size_t)rows * (size_t)cols;
+}
+
+static void moe_tensors(int layer)
+{
+    char name[64];
+    const struct { const char *name; int rows, cols; } all[] = {
+        {"ffn_norm", 1, HIDDEN}, {"router", EXPERTS, HIDDEN}, {"shared_score", 1, HIDDEN},
+        {"shared_gate", WIDE, HIDDEN}, {"shared_up", WIDE, HIDDEN}, {"shared_down", HIDDEN, WIDE},
+    };
+    for (int i = 0; i < 6; i++) {
+        snprintf(name, sizeof name, "layers.%d.%s", layer, all[i].name);
+        tensor(name, all[i].rows, all[i].cols);
+    }
+}
+
+static void experts(int layer)
+{
+    static const char *const parts[] = {"gate", "up", "down"};
+    say("experts layer=%d gate=f32 up=f32 down=f32\n", layer);
+    for (int p = 0; p < 3; p++) {
+        say("extent layer=%d part=%s.weight file=0 base=%zu stride=%d\n", layer, parts[p], floats * 4, HIDDEN * WIDE * 4);
+        floats += (size_t)EXPERTS * HIDDEN * WIDE;
+    }
+}
+
+static void write_model(void)
+{
+    char body[sizeof manifest];
+    size_t head;
+
+    tensor("embed", VOCAB, HIDDEN);
+    tensor("norm", 1, HIDDEN);
+    tensor("lm_head", VOCAB, HIDDEN);
+    tensor("layers.0.mixer_norm", 1, HIDDEN);
+    tensor("layers.0.qkv", 64, HIDDEN);
+    tensor("layers.0.z", 32, HIDDEN);
+    tensor("layers.0.b", 2, HIDDEN);
+    tensor("layers.0.a", 2, HIDDEN);
+    tensor("layers.0.conv", 64, 4);
+    tensor("layers.0.a_log", 1, 2);
+    tensor("layers.0.dt_bias", 1, 2);
+    tensor("layers.0.delta_norm", 1, 16);
+    tensor("layers.0.out", HIDDEN, 32);
+    moe_tensors(0);
+    tensor("layers.1.mixer_norm", 1, HIDDEN);
+    tensor("layers.1.q", 64, HIDDEN);
+    tensor("layers.1.q_gate", 64, HIDDEN);
+    tensor("layers.1.k", 32, HIDDEN);
+    tensor("layers.1.v", 32, HIDDEN);
+    tensor("layers.1.o", HIDDEN, 64);
+    tensor("layers.1.q_norm", 1, 16);
+    tensor("layers.1.k_norm", 1, 16);
+    moe_tensors(1);
+    experts(0);
+    experts(1);
+    memcpy(body, manifest, length + 1);
+    head = length;
+    length = 0;
+    say("flashmoe version=1\n"
+        "model hidden_size=%d vocab_size=%d layers=2 norm_eps=1e-06 max_positions=%d\n"
+        "file index=0 path=w.bin bytes=%zu\n"
+        "rope index=0 dims=8 scale=1 inv_freq=1,0.1,0.01,0.001\n"
+        "layer index=0 mixer=delta key_heads=1 value_heads=2 key_dim=16 value_dim=16 conv_taps=4 ffn=moe experts=%d "
+        "experts_per_token=%d renormalise=1 intermediate_size=%d shared_intermediate_size=%d\n"
+        "layer index=1 mixer=attention heads=4 kv_heads=2 head_dim=16 rope=0 scale=0.25 gated=1 qk_norm=1 ffn=moe experts=%d "
+        "experts_per_token=%d renormalise=1 intermediate_size=%d shared_intermediate_size=%d\n",
+        HIDDEN, VOCAB, CONTEXT, floats * 4, EXPERTS, K, WIDE, WIDE, EXPERTS, K, WIDE, WIDE);
+    memcpy(manifest + length, body, head + 1);
+    length += head;
+
+    char path[128];
+    snprintf(path, sizeof path, "%s/w.bin", directory);
+    FILE *file = fopen(path, "wb");
+    uint64_t seed = 3;
+    for (size_t i = 0; i < floats; i++) {
+        float x = noise(&seed) * 0.2f;
+        fwrite(&x, 4, 1, file);
+    }
+    fclose(file);
+}
+
+static fm_model *open_model(const fm_model_options *options)
+{
+    fm_model *m = NULL;
+    fm_error err = {0};
+    CHECK_THAT(fm_model_open(manifest, length, directory, options, &m, &err) == FM_OK, "%s", err.message);
+    return m;
+}
+
+static int32_t token(int i)
+{
+    return (int32_t)((i * 7 + i / 3) % VOCAB);
+}
+
+/* Logits of all n tokens, `step` at a time. */
+static fm_status run(fm_session *s, int n, int step, float *out, fm_error *err)
+{
+    int32_t ids[128];
+    for (int first = 0; first < n; first += step) {
+        int rows = n - first < step ? n - first : step;
+        for (int i = 0; i < rows; i++) ids[i] = token(first + i);
+        fm_status status = fm_session_eval(s, ids, rows, out + (size_t)first * VOCAB, rows, err);
+        if (status != FM_OK) return status;
+    }
+    return FM_OK;
+}
+
+enum { N = 100 };
+
+static void one_way(const fm_model_options *options, int step, float *out)
+{
+    fm_session *s = NULL;
+    fm_model *m = open_model(options);
+    fm_error err = {0};
+    if (!m) exit(1);
+    CHECK(fm_session_open(m, &s, &err) == FM_OK);
+    CHECK_THAT(run(s, N, step, out, &err) == FM_OK, "%s", err.message);
+    CHECK(fm_session_position(s) == N);
+    CHECK(fm_model_close(m) == FM_BUSY);
+    fm_session_close(s);
+    CHECK(fm_model_close(m) == FM_OK);
+}
+
+static void test_ways(const float *want)
+{
+    float *got = must((size_t)N * VOCAB * 4);
+    double *truth = must((size_t)N * VOCAB * 8);
+    for (int i = 0; i < N * VOCAB; i++) truth[i] = (double)want[i];
+
+    for (int slots = K; slots <= 2 * EXPERTS; slots += 2)
+        for (int threads = 1; threads <= 3; threads++) {
+            fm_model_options o = {.threads = threads, .expert_slots = slots, .prefill_rows = 128, .kv = FM_KV_F32,
+                                  .read = threads == 2 ? FM_READ_DIRECT : FM_READ_BUFFERED, .read_threads = threads};
+            one_way(&o, 64, got);
+            CHECK_THAT(memcmp(got, want, (size_t)N * VOCAB * 4) == 0, "slots %d threads %d", slots, threads);
+        }
+    for (int step = 1; step <= 100; step += 33) {       /* other steps: the same but for rounding */
+        fm_model_options o = {.threads = 2, .prefill_rows = 128, .kv = FM_KV_F32};
+        one_way(&o, step, got);
+        CHECK_THAT(nmse(got, truth, (size_t)N * VOCAB) < 1e-9, "step %d: %g", step, nmse(got, truth, (size_t)N * VOCAB));
+    }
+    free(got);
+    free(truth);
+}
+
+/* Every expert read fails once; the session is where it was, and going on gives the same bits. */
+static void test_read_failures(const float *want)
+{
+    float *got = must((size_t)N * VOCAB * 4);
+    fm_model_options o = {.threads = 2, .expert_slots = K, .prefill_rows = 64, .kv = FM_KV_F32, .read_threads = 2};
+    fm_model *m = open_model(&o);
+    fm_session *s;
+    fm_error err = {0};
+    int failed = 0;
+
+    CHECK(fm_session_open(m, &s, &err) == FM_OK);
+    for (int at = 0; at < 200; at += 3) {
+        fm_session_reset(s);
+        int32_t ids[64];
+        for (int i = 0; i < 64; i++) ids[i] = token(i);
+        atomic_store(&calls, 0);
+        atomic_store(&fail_at, at);
+        fm_status status = fm_session_eval(s, ids, 64, got, 64, &err);
+        atomic_store(&fail_at, -1);
+        if (status != FM_OK) {
+            failed++;
+            CHECK(status == FM_IO && strstr(err.message, "w.bin") && strstr(err.message, "expert"));
+            CHECK(fm_session_position(s) == 0);
+            CHECK(fm_session_eval(s, ids, 64, got, 64, &err) == FM_OK);
+        }
+        CHECK(memcmp(got, want, 64 * VOCAB * 4) == 0);
+        int32_t next = token(64);                       /* a failure in the middle of a sequence, too */
+        atomic_store(&calls, 0);
+        atomic_store(&fail_at, at % 6);
+        status = fm_session_eval(s, &next, 1, got, 1, &err);
+        atomic_store(&fail_at, -1);
+        if (status != FM_OK) {
+            CHECK(fm_session_position(s) == 64 && fm_session_eval(s, &next, 1, got, 1, &err) == FM_OK);
+        }
+        CHECK(fm_session_position(s) == 65);
+    }
+    CHECK(failed > 10);
+    fm_session_close(s);
+    CHECK(fm_model_close(m) == FM_OK);
+    free(got);
+}
+
+static void *cancel_soon(void *session)
+{
+    usleep(3000);
+    fm_session_cancel(session);
+    return NULL;
+}
+
+static void test_refusals(void)
+{
+    fm_model_options o = {.threads = 1, .prefill_rows = 64};
+    fm_model *m = open_model(&o), *none = NULL;
+    fm_session *s;
+    fm_error err = {0};
+    float out[VOCAB];
+    int32_t ids[128] = {0}, wrong = VOCAB;
+
+    CHECK(fm_session_open(m, &s, &err) == FM_OK);
+    CHECK(fm_session_eval(s, ids, 0, out, 0, &err) == FM_ARGUMENT);
+    CHECK(fm_session_eval(s, ids, 65, out, 1, &err) == FM_ARGUMENT);
+    CHECK(fm_session_eval(s, ids, 2, out, 3, &err) == FM_ARGUMENT);
+    CHECK(fm_session_eval(s, &wrong, 1, out, 1, &err) == FM_ARGUMENT && strstr(err.message, "40"));
+    fm_session_cancel(s);
+    CHECK(fm_session_eval(s, ids, 1, out, 1, &err) == FM_CANCELLED && fm_session_position(s) == 0);
+    CHECK(fm_session_eval(s, ids, 1, out, 1, &err) == FM_OK && fm_session_position(s) == 1);
+
+    pthread_t thread;
+    pthread_create(&thread, NULL, cancel_soon, s);
+    fm_status status = FM_OK;
+    for (int i = 0; i < 100000 && status == FM_OK; i++) {
+        if (fm_session_position(s) > CONTEXT - 64) fm_session_reset(s);
+        status = fm_session_eval(s, ids, 64, out, 1, &err);
+    }
+    pthread_join(thread, NULL);
+    CHECK(status == FM_CANCELLED);
+    fm_session_reset(s);
+    for (int i = 0; i < 10; i++) CHECK(fm_session_eval(s, ids, 64, out, 0, &err) == FM_OK);
+    CHECK(fm_session_eval(s, ids, 64, out, 1, &err) == FM_FULL && fm_session_position(s) == 640);
+    CHECK(fm_session_eval(s, ids, 60, out, 1, &err) == FM_OK && fm_session_eval(s, ids, 1, out, 1, &err) == FM_FULL);
+    fm_session_close(s);
+    CHECK(fm_model_close(m) == FM_OK);
+
+    const fm_model_options bad[] = {{.threads = -1}, {.prefill_rows = 63}, {.experts_per_token = 7}, {.expert_slots = 1}, {.kv = (fm_kv_kind)9}, {.read_split = 99}};
+    for (int i = 0; i < 6; i++) CHECK_THAT(fm_model_open(manifest, length, directory, &bad[i], &none, &err) == FM_ARGUMENT && !none, "%d: %s", i, err.message);
+    const fm_model_options poor = {.memory = 10000}, device = {.device = "abacus"};
+    CHECK(fm_model_open(manifest, length, directory, &poor, &none, &err) == FM_BUDGET && strstr(err.message, "resident weights"));
+    CHECK(fm_model_open(manifest, length, directory, &device, &none, &err) == FM_UNSUPPORTED && strstr(err.message, "abacus"));
+    CHECK(fm_model_open(manifest, length, "/nowhere", NULL, &none, &err) == FM_IO);
+    for (int at = 0; at < 30; at++) {           /* every read of the resident weights fails once */
+        atomic_store(&calls, 0);
+        atomic_store(&fail_at, at);
+        CHECK(fm_model_open(manifest, length, directory, NULL, &none, &err) == FM_IO && !none);
+        atomic_store(&fail_at, -1);
+    }
+}
+
+int main(void)
+{
+    atomic_store(&fail_at, -1);
+    CHECK(mkdtemp(directory) != NULL);
+    write_model();
+    float *want = must((size_t)N * VOCAB * 4);
+    fm_model_options o = {.threads = 1, .prefill_rows = 64, .kv = FM_KV_F32};
+    one_way(&o, 64, want);
+    test_ways(want);
+    test_read_failures(want);
+    test_refusals();
+    free(want);
+    char path[128];
+    snprintf(path, sizeof path, "%s/w.bin", directory);
+    unlink(path);
+    rmdir(directory);
+    return done();
+}
