@@ -57,6 +57,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except (FlashMoEError, OSError) as error:
-        print(f"flashmoe: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"flashmoe: {' '.join(str(error).split())}{_hint(error)}", file=sys.stderr)
         return 1
     return int(code or 0)
+
+
+def _hint(error: Exception) -> str:
+    """What to do next, where the error itself does not know that it came from a command line."""
+    from flashmoe import errors
+
+    if isinstance(error, errors.BudgetError):
+        return "; give more with --memory (flashmoe info MODEL lists what fits)"
+    if isinstance(error, errors.IntegrityError):
+        return "; flashmoe verify MODEL checks all of it, flashmoe convert makes it anew"
+    if isinstance(error, errors.ContextLengthError):
+        return "; shorten the prompt"
+    return ""

@@ -38,6 +38,7 @@ def command(src: str, dst: str, bits: str | None, group_size: str, revision: str
     directory or a repository of the hub, is never written to.
     """
     import os
+    import sys
 
     import flashmoe
 
@@ -47,5 +48,6 @@ def command(src: str, dst: str, bits: str | None, group_size: str, revision: str
         bits=int(bits) if bits else None,
         group_size=int(group_size),
         revision=revision,
+        progress=sys.stderr.isatty(),
     )
     click.echo(f"{packed} is ready. Next: flashmoe chat {packed}")

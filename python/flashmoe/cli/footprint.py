@@ -13,8 +13,9 @@ KV_TOKENS = 4096
 """Length of the conversation that the tables count with."""
 
 _PAGE = 4096
-_SCRATCH_BYTES = 50_000_000
-"""Allowance for activations; the exact figure depends on threads and is small beside the rest."""
+_SCRATCH_ROWS = 64
+_SCRATCH_WIDTH = 40
+"""Activations of a step take about so many rows of so many hidden sizes, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Footprint:
         resident_bytes: Everything but routed experts.
         kv_bytes_per_token: KV cache in 16-bit numbers.
         state_bytes: Recurrent states of one conversation.
+        scratch_bytes: Activations of a step, about.
         embedding_bytes: Part of the resident bytes of which a token reads one row.
     """
 
@@ -43,13 +45,14 @@ class Footprint:
     resident_bytes: int
     kv_bytes_per_token: int
     state_bytes: int
+    scratch_bytes: int
     embedding_bytes: int
 
     @property
     def fixed_bytes(self) -> int:
         """What is held beside experts, with a conversation of :data:`KV_TOKENS` tokens."""
         session = self.state_bytes + KV_TOKENS * self.kv_bytes_per_token
-        return self.resident_bytes + session + _SCRATCH_BYTES
+        return self.resident_bytes + session + self.scratch_bytes
 
     @property
     def least_memory(self) -> int:
@@ -82,6 +85,15 @@ class Footprint:
         missing = self.read_per_token * (1 - share)
         touched = self.read_per_token + self.resident_bytes - self.embedding_bytes
         return 1 / (missing / disk + touched / memory)
+
+
+def scratch_bytes(hidden_size: int) -> int:
+    """Activations of the smallest step, about; what remains goes to threads.
+
+    Args:
+        hidden_size: Of the model.
+    """
+    return _SCRATCH_ROWS * _SCRATCH_WIDTH * hidden_size * 4
 
 
 def measure(manifest: Manifest, experts_per_token: int | None = None) -> Footprint:
@@ -121,6 +133,7 @@ def measure(manifest: Manifest, experts_per_token: int | None = None) -> Footpri
         resident_bytes=manifest.resident_bytes,
         kv_bytes_per_token=kv,
         state_bytes=state,
+        scratch_bytes=scratch_bytes(manifest.spec.hidden_size),
         embedding_bytes=0 if manifest.spec.tied else _embedding_bytes(manifest),
     )
 

@@ -15,7 +15,7 @@ from flashmoe.cli.options import JSON_OPTION, find_model
 
 if TYPE_CHECKING:
     from flashmoe.cli.footprint import Footprint
-    from flashmoe.manifest import Manifest
+    from flashmoe.manifest import Manifest, Quant
 
 EPILOG = """\b
 Examples:
@@ -102,7 +102,9 @@ def _shapes(manifest: Manifest) -> dict[str, Any]:
     spec = manifest.spec
     moes = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MoE)]
     first = moes[0] if moes else None
-    formats = Counter(str(e.gate) for e in manifest.experts)
+    formats = Counter(
+        _format(q) for e in manifest.experts for q in dict.fromkeys((e.gate, e.up, e.down))
+    )
     return {
         "num_hidden_layers": len(spec.layers),
         "mixers": dict(Counter(type(layer.mixer).__name__.lower() for layer in spec.layers)),
@@ -115,6 +117,10 @@ def _shapes(manifest: Manifest) -> dict[str, Any]:
         "shared_intermediate_size": first.shared_intermediate_size if first else 0,
         "expert_formats": dict(formats),
     }
+
+
+def _format(quant: Quant) -> str:
+    return f"{quant.bits} bits in groups of {quant.group}" if quant.bits else quant.kind
 
 
 def _budgets(print_: Footprint, disk: float, memory: float) -> list[dict[str, Any]]:
@@ -132,6 +138,8 @@ def _budgets(print_: Footprint, disk: float, memory: float) -> list[dict[str, An
                 "tokens_per_second_at_most": ceiling,
             }
         )
+        if share == 1.0:
+            break
     return rows
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashmoe.cli.footprint import Footprint
+from flashmoe.cli.footprint import Footprint, scratch_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ def _model(
             resident_bytes=resident,
             kv_bytes_per_token=kv,
             state_bytes=state,
+            scratch_bytes=scratch_bytes(hidden),
             embedding_bytes=vocab * hidden * 9 // 16,
         ),
     )

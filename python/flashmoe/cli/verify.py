@@ -25,9 +25,11 @@ def command(model: str, as_json: bool) -> int:
     Packed models carry checksums of every file and expert. Of a checkpoint that is opened in place
     the sizes, headers and shapes are checked. Exit code 1 if anything differs.
     """
+    import sys
+
     import flashmoe
 
-    report = flashmoe.verify(find_model(model))
+    report = flashmoe.verify(find_model(model), progress=sys.stderr.isatty())
     if as_json:
         show.print_json({"ok": report.ok, "message": report.message, **asdict(report)})
     else:
