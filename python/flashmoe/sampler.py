@@ -38,7 +38,7 @@ _RANGES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sampler:
     """Draws tokens from logits; the same seed draws the same tokens.
 
