@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import statistics
 import subprocess
@@ -250,17 +251,20 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert "Exception" not in done.stderr
 
 
-def read_until(terminal: int, text: str, seconds: float = 60) -> str:
-    """What a terminal shows, up to and with a text."""
-    import select
+class Screen:
+    """What a terminal shows; what was read past a text waits for the next one."""
 
-    seen = ""
-    end = time.monotonic() + seconds
-    while text not in seen:
-        ready, _, _ = select.select([terminal], [], [], max(0, end - time.monotonic()))
-        assert ready, f"{text!r} did not come; the terminal shows {seen!r}"
-        seen += os.read(terminal, 4096).decode(errors="replace")
-    return seen
+    def __init__(self, terminal: int) -> None:
+        self.terminal, self.seen = terminal, ""
+
+    def until(self, text: str, seconds: float = 60) -> None:
+        """Wait for a text and go past it."""
+        end = time.monotonic() + seconds
+        while text not in self.seen:
+            ready, _, _ = select.select([self.terminal], [], [], max(0, end - time.monotonic()))
+            assert ready, f"{text!r} did not come; the terminal shows {self.seen!r}"
+            self.seen += os.read(self.terminal, 4096).decode(errors="replace")
+        self.seen = self.seen.partition(text)[2]
 
 
 def test_ctrl_c_in_a_chat_stops_the_answer_not_the_program(tmp_path: Path) -> None:
@@ -268,17 +272,18 @@ def test_ctrl_c_in_a_chat_stops_the_answer_not_the_program(tmp_path: Path) -> No
     if pid == 0:
         os.environ.update(XDG_STATE_HOME=str(tmp_path), TERM="dumb", PROMPT_TOOLKIT_NO_CPR="1")
         os.execv(sys.executable, [*PROGRAM, "chat", "demo", *ENDLESS])
+    screen = Screen(terminal)
     try:
-        read_until(terminal, "> ")
+        screen.until("> ")
         os.write(terminal, b"Tell me a story.\r")
-        read_until(terminal, "story.")
+        screen.until("story.")
         time.sleep(0.2)
         os.write(terminal, b"\x03")
-        read_until(terminal, "[stopped]")
-        read_until(terminal, "> ")
+        screen.until("[stopped]")
+        screen.until("> ")
         os.write(terminal, b"/stats\r")
-        read_until(terminal, "peak memory")
-        read_until(terminal, "> ")
+        screen.until("peak memory")
+        screen.until("> ")
         os.write(terminal, b"\x04")
         _, status = os.waitpid(pid, 0)
     finally:

@@ -282,9 +282,6 @@ def _choose_read(io: str, checkpoint: Checkpoint, budget: int, available: int) -
     """The way experts are read, and why."""
     if io != "auto":
         return io, "asked for"
-    experts = checkpoint.manifest.total_expert_bytes
-    if experts <= budget - checkpoint.manifest.resident_bytes:
-        return "buffered", "every expert fits into the budget, so each is read once"
-    if experts <= 0.8 * (available - budget):
-        return "buffered", "the page cache can hold every expert"
-    return "direct", "the experts fit neither into the budget nor into the page cache"
+    if checkpoint.manifest.total_expert_bytes <= 0.8 * (available - budget):
+        return "buffered", "the page cache can hold every expert beside the budget"
+    return "direct", "the page cache cannot hold every expert beside the budget"
