@@ -234,6 +234,26 @@ def test_cancel_from_another_thread(model):
     assert generator.generate([1, 2, 3], max_tokens=2).token_ids
 
 
+def test_a_stream_left_behind_does_not_block(model):
+    said = [i for c in "abcdefgh" for i in model.tokenizer.encode(c)]
+    generator = Generator(model, scripted(said * 3))
+    left = generator.stream("x", max_tokens=8)
+    assert next(left).text == "a"
+    assert generator.generate("x", max_tokens=2).text == "bc"  # `left` is still referred to
+    with pytest.raises(CancelledError, match="took this answer's place"):
+        next(left)
+    for _ in generator.stream("x", max_tokens=8):
+        break
+    assert generator.generate("x", max_tokens=2).text == "ef"
+    whole = generator.stream("x", max_tokens=2)
+    assert "".join(c.text for c in whole) == "gh"
+    generator.generate("x", max_tokens=1)
+    assert list(whole) == []  # it had ended by itself
+    with pytest.raises(ArgumentError, match="callback"):
+        generator.generate("x", progress=lambda *_: generator.generate("x"))
+    assert generator.generate("x", max_tokens=1).token_ids
+
+
 def test_closed(path):
     model = Model(path)
     generator = Generator(model)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as PyGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flashmoe.errors import (
     ArgumentError,
+    CancelledError,
     ClosedError,
     ContextLengthError,
     PromptError,
@@ -108,7 +111,8 @@ class Generation:
 class Generator:
     """Answers prompts and conversations with a model.
 
-    Each call is a sequence of its own. Calls from several threads take turns.
+    Each call is a sequence of its own. Calls from several threads take turns; within a thread, a
+    new call ends a stream that was left before its end.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class Generator:
         self.sampler = Sampler() if sampler is None else sampler
         self._turn = threading.Lock()
         self._session: _core.Session | None = None
+        self._latest: _Answer | None = None
         self._closed = False
         self.stats = Stats()
 
@@ -157,7 +162,10 @@ class Generator:
         if max_tokens < 1:
             raise ArgumentError(f"max_tokens must be at least 1, not {max_tokens}")
         matcher = StopMatcher(stop)
-        return self._locked(self._run(ids, max_tokens, matcher, progress))
+        if self._latest is not None:
+            self._latest.replace()
+        self._latest = _Answer(self._locked(self._run(ids, max_tokens, matcher, progress)))
+        return self._latest
 
     def generate(
         self,
@@ -313,7 +321,7 @@ class Generator:
             )
         return ids
 
-    def _locked(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _locked(self, chunks: Iterator[Chunk]) -> PyGenerator[Chunk, None, None]:
         with self._turn:
             yield from chunks
 
@@ -410,6 +418,41 @@ class Generator:
             return token
 
         return choose
+
+
+class _Answer:
+    """The chunks of one answer, which a later call of the same thread may end.
+
+    A stream that nobody reads on, because its loop was left by ``break`` or an exception, would
+    otherwise keep the generator's turn for as long as something refers to it.
+    """
+
+    def __init__(self, chunks: PyGenerator[Chunk, None, None]) -> None:
+        self._chunks = chunks
+        self._thread = threading.get_ident()
+        self._replaced = False
+
+    def __iter__(self) -> _Answer:
+        return self
+
+    def __next__(self) -> Chunk:
+        if self._replaced:
+            raise CancelledError("a later call on the same generator took this answer's place")
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """End the answer here."""
+        self._chunks.close()
+
+    def replace(self) -> None:
+        """End it for a later call of the same thread; one of another thread waits its turn."""
+        state = inspect.getgeneratorstate(self._chunks)
+        if self._thread != threading.get_ident() or state == inspect.GEN_CLOSED:
+            return
+        if state == inspect.GEN_RUNNING:
+            raise ArgumentError("a callback of an answer cannot start another with its generator")
+        self._replaced = True
+        self._chunks.close()
 
 
 class _Meter:
