@@ -50,8 +50,7 @@ static void matmul(const fm_kernels *k, fm_quant quant, const float *x)
         if (quant.kind == FM_AFFINE)
             fm_affine_encode_row(quant, numbers, COLS, row, block + at.scales_at + (size_t)i * at.scale_row_bytes,
                                  block + at.biases_at + (size_t)i * at.scale_row_bytes);
-        else
-            fm_numbers_encode(quant.kind, numbers, COLS, row);
+        else fm_numbers_encode(quant.kind, numbers, COLS, row);
     }
     fm_matrix w = fm_matrix_at(quant, ROWS, COLS, block);
     int8_t *q = room(MOST * COLS);
@@ -62,7 +61,7 @@ static void matmul(const fm_kernels *k, fm_quant quant, const float *x)
     fm_quant_name(quant, name);
     for (int32_t rows = 1; rows <= MOST; rows *= 8) {
         double best = 1e9;
-        int32_t last = k->q8 ? ROWS : ROWS / 32;            /* the scalar table would take minutes */
+        int32_t last = k->q8 ? ROWS : ROWS / 32; /* the scalar table would take minutes */
         fm_rows in = {rows, COLS, x, COLS, k->q8 && quant.kind == FM_AFFINE ? q : NULL, scale, sum, COLS, COLS / FM_Q8_BLOCK};
         for (int t = 0; t < TRIES; t++) {
             double start = now();

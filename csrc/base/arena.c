@@ -6,14 +6,13 @@
 
 struct fm_arena_block {
     fm_arena_block *before;
-    max_align_t     data[];
+    max_align_t data[];
 };
 
 fm_status fm_arena_take(fm_arena *arena, size_t n, size_t size, void *out, fm_error *err)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(n, size, &bytes) ||
-        __builtin_add_overflow(bytes, sizeof(fm_arena_block), &bytes))
+    if (__builtin_mul_overflow(n, size, &bytes) || __builtin_add_overflow(bytes, sizeof(fm_arena_block), &bytes))
         return fm_fail(err, FM_MEMORY, "%zu items of %zu bytes are more than memory can address", n, size);
 
     fm_arena_block *block = calloc(1, bytes);
@@ -21,7 +20,7 @@ fm_status fm_arena_take(fm_arena *arena, size_t n, size_t size, void *out, fm_er
     block->before = arena->last;
     arena->last = block;
     void *data = block->data;
-    memcpy(out, &data, sizeof data);            /* out is a pointer of any type */
+    memcpy(out, &data, sizeof data); /* out is a pointer of any type */
     return FM_OK;
 }
 

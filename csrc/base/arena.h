@@ -7,7 +7,9 @@
 typedef struct fm_arena_block fm_arena_block;
 
 /* Zero it to start; fm_arena_free gives everything back. */
-typedef struct { fm_arena_block *last; } fm_arena;
+typedef struct {
+    fm_arena_block *last;
+} fm_arena;
 
 /* Zeroed room for n items of `size` bytes each. FM_MEMORY on overflow or when there is none. */
 fm_status fm_arena_take(fm_arena *arena, size_t n, size_t size, void *out, fm_error *err);

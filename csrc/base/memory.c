@@ -24,7 +24,7 @@ fm_status fm_pages_map(size_t bytes, void **out, fm_error *err)
     void *block = mmap(NULL, whole_pages(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (block == MAP_FAILED) return fm_fail(err, FM_MEMORY, "no memory for %zu bytes: %s", bytes, strerror(errno));
 #ifdef MADV_HUGEPAGE
-    if (bytes >= LARGE) madvise(block, whole_pages(bytes), MADV_HUGEPAGE);     /* only a hint: fewer faults, fewer TLB misses */
+    if (bytes >= LARGE) madvise(block, whole_pages(bytes), MADV_HUGEPAGE); /* only a hint: fewer faults, fewer TLB misses */
 #endif
     *out = block;
     return FM_OK;
@@ -56,7 +56,8 @@ fm_status fm_pages_grow(void **block, size_t bytes, size_t new_bytes, fm_error *
     if (whole_pages(new_bytes) <= whole_pages(bytes)) return FM_OK;
     if (new_bytes > SIZE_MAX / 2) return fm_fail(err, FM_MEMORY, "%zu bytes are more than memory can address", new_bytes);
     void *bigger = move(*block, bytes, new_bytes);
-    if (bigger == MAP_FAILED) return fm_fail(err, FM_MEMORY, "no memory to grow from %zu to %zu bytes: %s", bytes, new_bytes, strerror(errno));
+    if (bigger == MAP_FAILED)
+        return fm_fail(err, FM_MEMORY, "no memory to grow from %zu to %zu bytes: %s", bytes, new_bytes, strerror(errno));
     *block = bigger;
     return FM_OK;
 }

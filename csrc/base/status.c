@@ -18,7 +18,8 @@ fm_status fm_fail(fm_error *err, fm_status status, const char *format, ...)
 const char *fm_status_text(fm_status status)
 {
     switch (status) {
-#define X(name, code, text) case FM_##name: return text;
+#define X(name, code, text) \
+    case FM_##name: return text;
         FM_STATUS_MAP(X)
 #undef X
     }

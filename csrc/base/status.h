@@ -5,21 +5,20 @@
 #include "flashmoe.h"
 
 /* Describe a failure in `err` (may be NULL) and return `status`. */
-fm_status fm_fail(fm_error *err, fm_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+fm_status fm_fail(fm_error *err, fm_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Forward a failure that is already described. */
-#define FM_TRY(call)                                   \
-    do {                                               \
-        fm_status fm_try_status = (call);              \
+#define FM_TRY(call)                                      \
+    do {                                                  \
+        fm_status fm_try_status = (call);                 \
         if (fm_try_status != FM_OK) return fm_try_status; \
     } while (0)
 
 /* The same in a function with a local `status` and a label `undo`. */
-#define FM_TRY_UNDO(call)                              \
-    do {                                               \
-        status = (call);                               \
-        if (status != FM_OK) goto undo;                \
+#define FM_TRY_UNDO(call)               \
+    do {                                \
+        status = (call);                \
+        if (status != FM_OK) goto undo; \
     } while (0)
 
 #endif

@@ -32,7 +32,8 @@ static bool same(fm_span a, fm_span b)
 static fm_status cut_field(fm_line *line, const char *at, const char *end, fm_error *err)
 {
     const char *equals = memchr(at, '=', (size_t)(end - at));
-    if (!equals || equals == at) return fm_line_fail(line, err, "\"%.*s\" is not key=value", (int)(end - at < 60 ? end - at : 60), at);
+    if (!equals || equals == at)
+        return fm_line_fail(line, err, "\"%.*s\" is not key=value", (int)(end - at < 60 ? end - at : 60), at);
     if (line->fields == FM_TEXT_FIELDS) return fm_line_fail(line, err, "more than %d fields", FM_TEXT_FIELDS);
     fm_span key = {at, (size_t)(equals - at)};
     for (int32_t i = 0; i < line->fields; i++)
@@ -45,7 +46,8 @@ static fm_status cut_field(fm_line *line, const char *at, const char *end, fm_er
 static fm_status cut_line(fm_line *line, const char *at, const char *end, fm_error *err)
 {
     for (const char *c = at; c < end; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) return fm_line_fail(line, err, "byte %d is a control character", (int)(c - at) + 1);
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            return fm_line_fail(line, err, "byte %d is a control character", (int)(c - at) + 1);
     bool first = true;
     while (at < end) {
         const char *stop = memchr(at, ' ', (size_t)(end - at));
@@ -135,13 +137,14 @@ fm_status fm_line_u64(fm_line *line, const char *key, uint64_t min, uint64_t max
     FM_TRY(fm_line_span(line, key, &s, err));
     if (!parse_u64(s, &n)) return bad_number(line, key, s, "a whole number", err);
     if (n < min || n > max)
-        return fm_line_fail(line, err, "%s=%llu is not in %llu .. %llu", key, (unsigned long long)n,
-                            (unsigned long long)min, (unsigned long long)max);
+        return fm_line_fail(line, err, "%s=%llu is not in %llu .. %llu", key, (unsigned long long)n, (unsigned long long)min,
+                            (unsigned long long)max);
     *out = n;
     return FM_OK;
 }
 
-fm_status fm_line_u64_or(fm_line *line, const char *key, uint64_t min, uint64_t max, uint64_t otherwise, uint64_t *out, fm_error *err)
+fm_status fm_line_u64_or(fm_line *line, const char *key, uint64_t min, uint64_t max, uint64_t otherwise, uint64_t *out,
+                         fm_error *err)
 {
     if (find(line, key) >= 0) return fm_line_u64(line, key, min, max, out, err);
     *out = otherwise;
@@ -159,7 +162,8 @@ fm_status fm_line_i32(fm_line *line, const char *key, int32_t min, int32_t max, 
     int64_t value = n > INT32_MAX ? (int64_t)INT32_MAX + 1 : (int64_t)n;
     if (negative) value = -value;
     if (value < min || value > max)
-        return fm_line_fail(line, err, "%s=%s%.*s is not in %d .. %d", key, negative ? "-" : "", (int)(s.length < 40 ? s.length : 40), s.at, min, max);
+        return fm_line_fail(line, err, "%s=%s%.*s is not in %d .. %d", key, negative ? "-" : "",
+                            (int)(s.length < 40 ? s.length : 40), s.at, min, max);
     *out = (int32_t)value;
     return FM_OK;
 }
@@ -231,7 +235,8 @@ fm_status fm_line_f64_list(fm_line *line, const char *key, int32_t n, double *ou
     FM_TRY(fm_line_span(line, key, &rest, err));
     for (int32_t i = 0; i < n; i++) {
         fm_span item = next_item(&rest);
-        if (!parse_f64(item, &out[i])) return fm_line_fail(line, err, "%s: number %d of %d is missing or not finite", key, i + 1, n);
+        if (!parse_f64(item, &out[i]))
+            return fm_line_fail(line, err, "%s: number %d of %d is missing or not finite", key, i + 1, n);
     }
     if (rest.length) return fm_line_fail(line, err, "%s has more than %d numbers", key, n);
     return FM_OK;
@@ -259,7 +264,9 @@ fm_status fm_line_hex64_list(fm_line *line, const char *key, int32_t n, uint64_t
     do {
         fm_span item = next_item(&rest);
         if (i == n) return fm_line_fail(line, err, "%s has more than %d numbers", key, n);
-        if (!parse_hex64(item, &out[i++])) return fm_line_fail(line, err, "%s: \"%.*s\" is not 16 hex digits", key, (int)(item.length < 40 ? item.length : 40), item.at);
+        if (!parse_hex64(item, &out[i++]))
+            return fm_line_fail(line, err, "%s: \"%.*s\" is not 16 hex digits", key, (int)(item.length < 40 ? item.length : 40),
+                                item.at);
     } while (rest.length);
     *got = i;
     return FM_OK;

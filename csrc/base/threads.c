@@ -14,29 +14,32 @@
 
 #include "base/clock.h"
 
-#define SPIN_NS 50000           /* how long a worker looks for the next job before it sleeps */
+#define SPIN_NS 50000 /* how long a worker looks for the next job before it sleeps */
 
-#define CLOSED 0x7fffffffu      /* a next piece that no job has */
+#define CLOSED 0x7fffffffu /* a next piece that no job has */
 
 struct fm_pool {
-    int32_t         threads;
-    pthread_t      *worker;             /* [threads - 1] */
-    int32_t         started;
+    int32_t threads;
+    pthread_t *worker; /* [threads - 1] */
+    int32_t started;
 
     /* round << 32 | next piece. A piece belongs to whoever raises this from the value it saw. */
     atomic_uint_fast64_t state;
     /* the job of the round; written only while the state is CLOSED */
-    _Atomic(fm_job)  job;
-    _Atomic(void *)  context;
-    atomic_uint      pieces, done;
+    _Atomic(fm_job) job;
+    _Atomic(void *) context;
+    atomic_uint pieces, done;
 
-    pthread_mutex_t lock;               /* for sleeping only */
-    pthread_cond_t  wake;
-    atomic_int      sleeping;
-    atomic_bool     closing;
+    pthread_mutex_t lock; /* for sleeping only */
+    pthread_cond_t wake;
+    atomic_int sleeping;
+    atomic_bool closing;
 };
 
-typedef struct { fm_pool *pool; int32_t number; } worker_start;
+typedef struct {
+    fm_pool *pool;
+    int32_t number;
+} worker_start;
 
 static inline void relax(void)
 {

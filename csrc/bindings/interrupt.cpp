@@ -10,7 +10,8 @@
 #include <unistd.h>
 #endif
 
-namespace {
+namespace
+{
 
 std::atomic<fm_session *> running{nullptr};
 std::atomic<bool> arrived{false};
@@ -33,7 +34,7 @@ void on_interrupt(int number, siginfo_t *info, void *context)
     else before.sa_handler(number);
 }
 
-}  // namespace
+} // namespace
 
 Interruptible::Interruptible(fm_session *session)
 {

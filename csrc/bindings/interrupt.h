@@ -5,8 +5,9 @@
 
 // While it lives, and only on the main thread with Python's handler installed,
 // SIGINT also cancels `session`. Python's handler is put back at the end.
-class Interruptible {
-public:
+class Interruptible
+{
+  public:
     explicit Interruptible(fm_session *session);
     ~Interruptible();
     Interruptible(const Interruptible &) = delete;
@@ -15,6 +16,6 @@ public:
     // True if a SIGINT arrived.
     bool fired() const;
 
-private:
+  private:
     bool installed_ = false;
 };

@@ -23,7 +23,8 @@ extern "C" {
 namespace nb = nanobind;
 using namespace nb::literals;
 
-namespace {
+namespace
+{
 
 using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -34,7 +35,8 @@ using Bytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 const char *status_name(fm_status status)
 {
     switch (status) {
-#define X(name, code, text) case FM_##name: return #name;
+#define X(name, code, text) \
+    case FM_##name: return #name;
         FM_STATUS_MAP(X)
 #undef X
     }
@@ -86,11 +88,12 @@ struct ModelHandle {
     ~ModelHandle() { fm_model_close(c); }
 };
 
-class Model {
-public:
-    Model(const std::string &manifest, const std::string &directory, const std::string &device, uint64_t memory,
-          int32_t threads, int32_t experts_per_token, const std::string &kv, const std::string &read,
-          int32_t read_threads, int32_t read_split, int32_t prefill_rows, int32_t expert_slots)
+class Model
+{
+  public:
+    Model(const std::string &manifest, const std::string &directory, const std::string &device, uint64_t memory, int32_t threads,
+          int32_t experts_per_token, const std::string &kv, const std::string &read, int32_t read_threads, int32_t read_split,
+          int32_t prefill_rows, int32_t expert_slots)
     {
         fm_model_options o = {};
         o.device = device == "auto" ? nullptr : device.c_str();
@@ -156,12 +159,13 @@ public:
         return d;
     }
 
-private:
+  private:
     std::shared_ptr<ModelHandle> handle_;
 };
 
-class Session {
-public:
+class Session
+{
+  public:
     explicit Session(const Model &model) : model_(model.handle())
     {
         run([&](fm_error *err) { return fm_session_open(model_->c, &c_, err); });
@@ -189,13 +193,11 @@ public:
         if (logits.shape(0) && logits.shape(1) != vocab_) throw nb::value_error("logits must have vocab_size columns");
         if (tokens.shape(0) > INT32_MAX || logits.shape(0) > tokens.shape(0))
             throw nb::value_error("logits must have no more rows than there are tokens");
-        while (!once(tokens, logits)) {}
+        while (!once(tokens, logits)) {
+        }
     }
 
-    int32_t position()
-    {
-        return fm_session_position(open());
-    }
+    int32_t position() { return fm_session_position(open()); }
 
     void reset()
     {
@@ -220,7 +222,7 @@ public:
         return d;
     }
 
-private:
+  private:
     fm_session *open()
     {
         if (!c_) raise("CLOSED", "the session is closed");
@@ -265,9 +267,7 @@ std::tuple<int32_t, uint64_t> sample(Row logits, float temperature, float top_p,
 {
     const fm_sampling how = {temperature, top_p, min_p, top_k};
     int32_t id = 0;
-    run([&](fm_error *err) {
-        return fm_sample(logits.data(), static_cast<int32_t>(logits.shape(0)), &how, &rng, &id, err);
-    });
+    run([&](fm_error *err) { return fm_sample(logits.data(), static_cast<int32_t>(logits.shape(0)), &how, &rng, &id, err); });
     return {id, rng};
 }
 
@@ -287,7 +287,8 @@ void affine_encode(Floats x, int32_t bits, int32_t group, const std::string &sca
     auto rows = static_cast<int32_t>(x.shape(0)), cols = static_cast<int32_t>(x.shape(1));
     check(fm_matrix_measure(quant, rows, cols, &layout, &err), err);
     if (weight.shape(0) != x.shape(0) || scales.shape(0) != x.shape(0) || biases.shape(0) != x.shape(0) ||
-        weight.shape(1) != layout.row_bytes || scales.shape(1) != layout.scale_row_bytes || biases.shape(1) != layout.scale_row_bytes)
+        weight.shape(1) != layout.row_bytes || scales.shape(1) != layout.scale_row_bytes ||
+        biases.shape(1) != layout.scale_row_bytes)
         throw nb::value_error("weight, scales or biases do not have the size this format needs");
     nb::gil_scoped_release nogil;
     for (size_t r = 0; r < x.shape(0); r++)
@@ -315,7 +316,7 @@ std::vector<std::string> kernels()
     return names;
 }
 
-}  // namespace
+} // namespace
 
 NB_MODULE(_core, m)
 {

@@ -28,20 +28,20 @@ extern "C" {
 
 /* ---- errors ------------------------------------------------------------ */
 
-#define FM_STATUS_MAP(X)                                                     \
-    X(OK,           0, "ok")                                                 \
-    X(ARGUMENT,    -1, "an argument is out of range")                        \
-    X(MEMORY,      -2, "out of memory")                                      \
-    X(IO,          -3, "a file could not be opened, or a read fell short")   \
-    X(FORMAT,      -4, "a file's contents are not what they must be")        \
-    X(UNSUPPORTED, -5, "this build or device cannot do that")                \
-    X(DEVICE,      -6, "the device reported a failure")                      \
-    X(FULL,        -7, "the session has no room for more tokens")            \
-    X(BUSY,        -8, "something opened from it is still open")             \
-    X(CANCELLED,   -9, "fm_session_cancel was called")                       \
-    X(BUDGET,     -10, "over the memory budget")                             \
-    X(INTEGRITY,  -11, "bytes on disk do not match their checksum")          \
-    X(NUMERIC,    -12, "NaN or infinity where a finite number must be")
+#define FM_STATUS_MAP(X)                                           \
+    X(OK, 0, "ok")                                                 \
+    X(ARGUMENT, -1, "an argument is out of range")                 \
+    X(MEMORY, -2, "out of memory")                                 \
+    X(IO, -3, "a file could not be opened, or a read fell short")  \
+    X(FORMAT, -4, "a file's contents are not what they must be")   \
+    X(UNSUPPORTED, -5, "this build or device cannot do that")      \
+    X(DEVICE, -6, "the device reported a failure")                 \
+    X(FULL, -7, "the session has no room for more tokens")         \
+    X(BUSY, -8, "something opened from it is still open")          \
+    X(CANCELLED, -9, "fm_session_cancel was called")               \
+    X(BUDGET, -10, "over the memory budget")                       \
+    X(INTEGRITY, -11, "bytes on disk do not match their checksum") \
+    X(NUMERIC, -12, "NaN or infinity where a finite number must be")
 
 typedef enum {
 #define X(name, code, text) FM_##name = code,
@@ -51,7 +51,7 @@ typedef enum {
 
 typedef struct {
     fm_status status;
-    char      message[512];     /* one sentence; names the file and the offset */
+    char message[512]; /* one sentence; names the file and the offset */
 } fm_error;
 
 /* A static sentence for a status; never NULL. */
@@ -69,34 +69,34 @@ typedef enum { FM_READ_BUFFERED, FM_READ_DIRECT } fm_read_kind;
 
 /* Zeroed options mean the defaults written here. */
 typedef struct {
-    const char  *device;            /* NULL: first that opens; "cpu" */
-    uint64_t     memory;            /* ceiling for what the model and its sessions hold; 0: none */
-    int32_t      threads;           /* 0: every core this process may use */
-    int32_t      experts_per_token; /* 0: the model's own */
-    int32_t      read_threads;      /* 0: 8 */
-    int32_t      read_split;        /* a record is read in this many pieces; 0: 1 */
-    int32_t      prefill_rows;      /* tokens that go through a layer at once; 0: by budget */
-    int32_t      expert_slots;      /* 0: as many as the budget allows */
-    fm_kv_kind   kv;
+    const char *device;        /* NULL: first that opens; "cpu" */
+    uint64_t memory;           /* ceiling for what the model and its sessions hold; 0: none */
+    int32_t threads;           /* 0: every core this process may use */
+    int32_t experts_per_token; /* 0: the model's own */
+    int32_t read_threads;      /* 0: 8 */
+    int32_t read_split;        /* a record is read in this many pieces; 0: 1 */
+    int32_t prefill_rows;      /* tokens that go through a layer at once; 0: by budget */
+    int32_t expert_slots;      /* 0: as many as the budget allows */
+    fm_kv_kind kv;
     fm_read_kind read;
 } fm_model_options;
 
 typedef struct {
     const char *device, *kernels;
-    int32_t     layers, hidden_size, vocab_size, experts, experts_per_token;
-    int32_t     native_experts_per_token, max_positions, threads, read_threads;
-    int32_t     prefill_rows;       /* most tokens one eval may append */
-    int32_t     expert_slots, min_expert_slots;
-    fm_kv_kind  kv;
+    int32_t layers, hidden_size, vocab_size, experts, experts_per_token;
+    int32_t native_experts_per_token, max_positions, threads, read_threads;
+    int32_t prefill_rows; /* most tokens one eval may append */
+    int32_t expert_slots, min_expert_slots;
+    fm_kv_kind kv;
     fm_read_kind read;
-    uint64_t    memory;             /* the ceiling; 0: none */
-    uint64_t    resident_bytes;     /* weights kept for the model's whole life */
-    uint64_t    scratch_bytes;      /* activations of one step */
-    uint64_t    expert_bytes;       /* the largest expert: one slot */
-    uint64_t    expert_file_bytes;  /* all experts, on disk */
-    uint64_t    state_bytes;        /* recurrent state of one session */
-    uint64_t    kv_bytes_per_token;
-    uint64_t    held_bytes;         /* now: all of the above that is allocated */
+    uint64_t memory;            /* the ceiling; 0: none */
+    uint64_t resident_bytes;    /* weights kept for the model's whole life */
+    uint64_t scratch_bytes;     /* activations of one step */
+    uint64_t expert_bytes;      /* the largest expert: one slot */
+    uint64_t expert_file_bytes; /* all experts, on disk */
+    uint64_t state_bytes;       /* recurrent state of one session */
+    uint64_t kv_bytes_per_token;
+    uint64_t held_bytes; /* now: all of the above that is allocated */
 } fm_model_info;
 
 /*
@@ -105,8 +105,8 @@ typedef struct {
  * FM_FORMAT names the manifest line or the file and offset.
  * FM_BUDGET spells out the sum that does not fit.
  */
-fm_status fm_model_open(const char *manifest, size_t length, const char *directory,
-                        const fm_model_options *options, fm_model **out, fm_error *err);
+fm_status fm_model_open(const char *manifest, size_t length, const char *directory, const fm_model_options *options,
+                        fm_model **out, fm_error *err);
 
 /* FM_BUSY, and nothing happens, while a session is open on it. NULL is fine. */
 fm_status fm_model_close(fm_model *model);
@@ -118,12 +118,12 @@ void fm_model_describe(fm_model *model, fm_model_info *out);
 typedef struct fm_session fm_session;
 
 typedef struct {
-    uint64_t tokens;            /* evaluated since the session was opened */
-    uint64_t experts_used;      /* distinct experts needed, summed over layers and steps */
-    uint64_t experts_hit;       /* of those, already in memory */
-    uint64_t bytes_read;        /* expert bytes that came from files */
-    uint64_t read_wait_ns;      /* waiting for expert bytes */
-    uint64_t eval_ns;           /* inside fm_session_eval */
+    uint64_t tokens;       /* evaluated since the session was opened */
+    uint64_t experts_used; /* distinct experts needed, summed over layers and steps */
+    uint64_t experts_hit;  /* of those, already in memory */
+    uint64_t bytes_read;   /* expert bytes that came from files */
+    uint64_t read_wait_ns; /* waiting for expert bytes */
+    uint64_t eval_ns;      /* inside fm_session_eval */
 } fm_session_stats;
 
 fm_status fm_session_open(fm_model *model, fm_session **out, fm_error *err);
@@ -141,8 +141,7 @@ void fm_session_close(fm_session *session);
  * FM_IO       an expert could not be read whole; no expert is ever skipped
  * FM_NUMERIC  the result is not finite
  */
-fm_status fm_session_eval(fm_session *session, const int32_t *tokens, int32_t n,
-                          float *logits, int32_t wanted, fm_error *err);
+fm_status fm_session_eval(fm_session *session, const int32_t *tokens, int32_t n, float *logits, int32_t wanted, fm_error *err);
 
 int32_t fm_session_position(const fm_session *session);
 
@@ -157,18 +156,17 @@ void fm_session_describe(const fm_session *session, fm_session_stats *out);
 /* ---- sampling ---------------------------------------------------------- */
 
 typedef struct {
-    float   temperature;        /* 0: take the largest logit */
-    float   top_p;              /* 1: off */
-    float   min_p;              /* 0: off */
-    int32_t top_k;              /* 0: off */
+    float temperature; /* 0: take the largest logit */
+    float top_p;       /* 1: off */
+    float min_p;       /* 0: off */
+    int32_t top_k;     /* 0: off */
 } fm_sampling;
 
 /*
  * Pure: the same logits, options and *rng give the same token; advances *rng.
  * Order: temperature, top_k, top_p, min_p, draw. FM_NUMERIC on NaN logits.
  */
-fm_status fm_sample(const float *logits, int32_t n, const fm_sampling *how, uint64_t *rng,
-                    int32_t *out, fm_error *err);
+fm_status fm_sample(const float *logits, int32_t n, const fm_sampling *how, uint64_t *rng, int32_t *out, fm_error *err);
 
 /* ln softmax(logits)[id] */
 float fm_logprob(const float *logits, int32_t n, int32_t id);

@@ -20,39 +20,39 @@
  * (padded with zeros to a multiple of 2 blocks).
  */
 typedef struct {
-    int32_t      rows, cols;
+    int32_t rows, cols;
     const float *x;
-    size_t       x_stride;
+    size_t x_stride;
     const int8_t *q;
     const float *scale, *sum;
-    size_t       q_stride, block_stride;
+    size_t q_stride, block_stride;
 } fm_rows;
 
 /* One query row, the query heads that share one kv head, all keys up to its position. */
 typedef struct {
-    const float *q;             /* [heads][head_dim], heads q_stride apart */
-    float       *out;           /* likewise */
-    size_t       q_stride;
-    const void  *keys, *values; /* position 0 of this kv head, kind numbers, `stride` numbers apart */
-    size_t       stride;
-    fm_number    kind;
-    int32_t      heads, head_dim, positions;
-    float        scale;
-    float       *scratch;       /* fm_attend_scratch(heads, head_dim) floats */
+    const float *q; /* [heads][head_dim], heads q_stride apart */
+    float *out;     /* likewise */
+    size_t q_stride;
+    const void *keys, *values; /* position 0 of this kv head, kind numbers, `stride` numbers apart */
+    size_t stride;
+    fm_number kind;
+    int32_t heads, head_dim, positions;
+    float scale;
+    float *scratch; /* fm_attend_scratch(heads, head_dim) floats */
 } fm_attention;
 
 /* One value head over n rows (n = 1: a step). State is [key_dim][value_dim]. */
 typedef struct {
-    const float *q, *k, *v;     /* row 0 of this head; q and k already normed, q scaled */
-    size_t       qk_stride, v_stride;
-    const float *decay, *beta;  /* row 0: log decay (<= 0) and write strength; gate_stride apart */
-    size_t       gate_stride;
-    float       *out;
-    size_t       out_stride;
+    const float *q, *k, *v; /* row 0 of this head; q and k already normed, q scaled */
+    size_t qk_stride, v_stride;
+    const float *decay, *beta; /* row 0: log decay (<= 0) and write strength; gate_stride apart */
+    size_t gate_stride;
+    float *out;
+    size_t out_stride;
     const float *from;
-    float       *to;            /* may be `from` */
-    int32_t      n, key_dim, value_dim;
-    float       *scratch;       /* fm_delta_scratch(key_dim, value_dim) floats */
+    float *to; /* may be `from` */
+    int32_t n, key_dim, value_dim;
+    float *scratch; /* fm_delta_scratch(key_dim, value_dim) floats */
 } fm_delta;
 
 /* Keys are visited in blocks of this many positions, whatever the caller's batch. */
@@ -71,8 +71,8 @@ static inline size_t fm_delta_scratch(int32_t key_dim, int32_t value_dim)
 
 typedef struct {
     const char *name;
-    bool        q8;             /* matrix products of affine weights want fm_rows.q */
-#define KERNEL(name, ret, params) ret (*name) params;
+    bool q8; /* matrix products of affine weights want fm_rows.q */
+#define KERNEL(name, ret, params) ret(*name) params;
 #include "kernels/kernels.def"
 #undef KERNEL
 } fm_kernels;

@@ -26,7 +26,7 @@ static inline __m256 load_bf16(const uint8_t *p)
  */
 typedef struct {
     int32_t bits;
-    __m256i gather[2], lift[2];         /* codes 0-7 and 16-23; codes 8-15 and 24-31 */
+    __m256i gather[2], lift[2]; /* codes 0-7 and 16-23; codes 8-15 and 24-31 */
     __m128i down;
 } unpacker;
 
@@ -86,7 +86,7 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
         float most = 0;
         int32_t total = 0, end = n - first < FM_Q8_BLOCK ? n - first : FM_Q8_BLOCK;
         for (int32_t i = 0; i < end; i++)
-            if (!(fabsf(x[first + i]) <= most) && !isnan(most)) most = fabsf(x[first + i]);     /* NaN is never lost */
+            if (!(fabsf(x[first + i]) <= most) && !isnan(most)) most = fabsf(x[first + i]); /* NaN is never lost */
         float s = most / 127, turn = s > 0 ? 1 / s : 0;
         for (int32_t i = 0; i < FM_Q8_BLOCK; i++) {
             int32_t v = i < end ? _mm_cvtss_si32(_mm_set_ss(x[first + i] * turn)) : 0;
@@ -104,8 +104,10 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
 static inline __m256i products(__m256i codes, __m256i q, bool wide)
 {
     if (!wide) return _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), _mm256_set1_epi16(1));
-    __m256i low = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(codes)), _mm256_cvtepi8_epi16(_mm256_castsi256_si128(q)));
-    __m256i high = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(codes, 1)), _mm256_cvtepi8_epi16(_mm256_extracti128_si256(q, 1)));
+    __m256i low =
+        _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(codes)), _mm256_cvtepi8_epi16(_mm256_castsi256_si128(q)));
+    __m256i high = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(codes, 1)),
+                                     _mm256_cvtepi8_epi16(_mm256_extracti128_si256(q, 1)));
     return _mm256_add_epi32(low, high);
 }
 

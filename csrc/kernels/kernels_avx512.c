@@ -12,7 +12,8 @@ static inline __m512 load_f16(const uint8_t *p)
 
 static inline __m512 load_bf16(const uint8_t *p)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16));
 }
 
 #include "kernels/vector.h"
@@ -21,8 +22,8 @@ static inline __m512 load_bf16(const uint8_t *p)
 
 /* How 64 codes of a width become bytes: 8 codes are `bits` bytes, gathered into a quadword each. */
 typedef struct {
-    __m512i  gather, shift, keep;
-    __mmask64 whole, half;              /* bytes of 64 codes, and of 32 */
+    __m512i gather, shift, keep;
+    __mmask64 whole, half; /* bytes of 64 codes, and of 32 */
 } unpacker;
 
 static inline unpacker make_unpacker(int32_t bits)
@@ -35,8 +36,11 @@ static inline unpacker make_unpacker(int32_t bits)
         }
     int32_t bytes = 8 * bits;
     return (unpacker){
-        _mm512_loadu_si512(gather), _mm512_loadu_si512(shift), _mm512_set1_epi8((char)((1 << bits) - 1)),
-        bytes == 64 ? ~(__mmask64)0 : ((__mmask64)1 << bytes) - 1, ((__mmask64)1 << bytes / 2) - 1,
+        _mm512_loadu_si512(gather),
+        _mm512_loadu_si512(shift),
+        _mm512_set1_epi8((char)((1 << bits) - 1)),
+        bytes == 64 ? ~(__mmask64)0 : ((__mmask64)1 << bytes) - 1,
+        ((__mmask64)1 << bytes / 2) - 1,
     };
 }
 
@@ -75,7 +79,7 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
 
 /* ---- affine weights times int8 activations ------------------------------------------------ */
 
-#define BLOCKS 512              /* blocks of 32 for which scales are kept side by side: 16384 columns */
+#define BLOCKS 512 /* blocks of 32 for which scales are kept side by side: 16384 columns */
 
 /* Scales or biases of one row, spread to blocks of 32. */
 static void spread(const fm_matrix *w, const uint8_t *from, int32_t row, int32_t block, int32_t blocks, float *to)
@@ -94,7 +98,8 @@ static void spread(const fm_matrix *w, const uint8_t *from, int32_t row, int32_t
     fm_numbers_decode(w->quant.scale, p + (size_t)i * size, n - i, side + i);
     if (wide == 2) {
         const __m512i low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-        for (i = 0; i < n; i += 8) _mm512_storeu_ps(to + 2 * i, _mm512_permutexvar_ps(low, _mm512_castps256_ps512(_mm256_loadu_ps(own + i))));
+        for (i = 0; i < n; i += 8)
+            _mm512_storeu_ps(to + 2 * i, _mm512_permutexvar_ps(low, _mm512_castps256_ps512(_mm256_loadu_ps(own + i))));
     } else if (wide == 4) {
         for (i = 0; i < n; i++) _mm_storeu_ps(to + 4 * i, _mm_set1_ps(own[i]));
     }
@@ -102,15 +107,17 @@ static void spread(const fm_matrix *w, const uint8_t *from, int32_t row, int32_t
 
 /* The scales and biases of up to ROWS weight rows, block by block. */
 #define ROWS 4
-typedef struct { float scale[ROWS][BLOCKS + 2 * LANES], bias[ROWS][BLOCKS + 2 * LANES]; } grid;
+typedef struct {
+    float scale[ROWS][BLOCKS + 2 * LANES], bias[ROWS][BLOCKS + 2 * LANES];
+} grid;
 
 /*
  * Blocks [block, block + blocks) of `rows` weight rows against `n` rows of x. Both are constants where
  * it is inlined: a tile of sums stays in registers. Each sum runs over its blocks in order, whatever the tile.
  */
-static inline __attribute__((always_inline)) void tile(const fm_matrix *w, const unpacker *u, const grid *g, int32_t row, int32_t rows,
-                                                       int32_t block, int32_t blocks, const fm_rows *x, int32_t r, int32_t n,
-                                                       float *out, size_t out_stride)
+static inline __attribute__((always_inline)) void tile(const fm_matrix *w, const unpacker *u, const grid *g, int32_t row,
+                                                       int32_t rows, int32_t block, int32_t blocks, const fm_rows *x, int32_t r,
+                                                       int32_t n, float *out, size_t out_stride)
 {
     const __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     size_t step = 8 * (size_t)w->quant.bits, row_bytes = (size_t)w->cols / 8 * (size_t)w->quant.bits;
@@ -133,7 +140,7 @@ static inline __attribute__((always_inline)) void tile(const fm_matrix *w, const
                 sum[i][k] = _mm512_fmadd_ps(b, _mm512_maskz_loadu_ps(m, xm + at_), sum[i][k]);
             }
         }
-        __m512i which = halves;                 /* blocks j and j + 1, over the two halves of a vector */
+        __m512i which = halves; /* blocks j and j + 1, over the two halves of a vector */
         for (int32_t j = 0; j < left; j += 2, codes += step, q += 64) {
             __mmask64 bytes = left - j == 1 ? u->half : u->whole;
             for (int32_t i = 0; i < rows; i++) {

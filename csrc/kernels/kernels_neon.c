@@ -24,9 +24,9 @@ static inline float32x4_t load_bf16(const uint8_t *p)
  * bytes that hold its code, is shifted down and masked.
  */
 typedef struct {
-    int32_t    bits;
+    int32_t bits;
     uint8x16_t gather[2];
-    int16x8_t  shift[2];
+    int16x8_t shift[2];
     uint16x8_t keep;
 } unpacker;
 
@@ -39,8 +39,8 @@ static inline unpacker make_unpacker(int32_t bits)
         for (int32_t i = 0; i < 8; i++) {
             int32_t bit = (8 * part + i) * bits;
             gather[2 * i] = (uint8_t)(bit / 8);
-            gather[2 * i + 1] = (uint8_t)(bit / 8 + 1 < 2 * bits ? bit / 8 + 1 : 0xff);    /* 0xff: a zero */
-            shift[i] = (int16_t) -(bit % 8);
+            gather[2 * i + 1] = (uint8_t)(bit / 8 + 1 < 2 * bits ? bit / 8 + 1 : 0xff); /* 0xff: a zero */
+            shift[i] = (int16_t)-(bit % 8);
         }
         u.gather[part] = vld1q_u8(gather);
         u.shift[part] = vld1q_s16(shift);
@@ -83,7 +83,7 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
         int32_t end = n - first < FM_Q8_BLOCK ? n - first : FM_Q8_BLOCK;
         if (end > 0) memcpy(block, x + first, (size_t)end * sizeof *block);
         float32x4_t most = vdupq_n_f32(0);
-        for (int32_t i = 0; i < FM_Q8_BLOCK; i += 4) most = vmaxq_f32(most, vabsq_f32(vld1q_f32(block + i)));   /* NaN stays */
+        for (int32_t i = 0; i < FM_Q8_BLOCK; i += 4) most = vmaxq_f32(most, vabsq_f32(vld1q_f32(block + i))); /* NaN stays */
         float s = vmaxvq_f32(most) / 127, turn = s > 0 ? 1 / s : 0;
         int32x4_t total = vdupq_n_s32(0);
         for (int32_t i = 0; i < FM_Q8_BLOCK; i += 8) {

@@ -17,7 +17,7 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
         float most = 0;
         int32_t total = 0;
         for (int32_t i = at; i < at + FM_Q8_BLOCK && i < n; i++)
-            if (!(fabsf(x[i]) <= most) && !isnan(most)) most = fabsf(x[i]);     /* NaN is never lost */
+            if (!(fabsf(x[i]) <= most) && !isnan(most)) most = fabsf(x[i]); /* NaN is never lost */
         float s = most / 127;
         for (int32_t i = at; i < at + FM_Q8_BLOCK; i++) {
             float v = i < n && s > 0 ? rintf(x[i] / s) : 0;
@@ -32,7 +32,7 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
 /* A row's numbers once, then every row of x. */
 static void matmul(const fm_matrix *w, int32_t first, int32_t last, const fm_rows *x, float *out, size_t out_stride)
 {
-    enum { PART = 512 };                        /* numbers decoded at a time; a multiple of every group */
+    enum { PART = 512 }; /* numbers decoded at a time; a multiple of every group */
     float row[PART];
 
     for (int32_t i = first; i < last; i++)
@@ -120,7 +120,7 @@ static void load(fm_number kind, const void *from, size_t at, int32_t n, float *
 static void attend_head(const fm_attention *a, const float *q, float *out)
 {
     double top = -INFINITY, total = 0, score[FM_ATTEND_BLOCK];
-    double *sum = (double *)(void *)a->scratch;         /* head_dim doubles */
+    double *sum = (double *)(void *)a->scratch; /* head_dim doubles */
     float *number = a->scratch + 2 * (size_t)a->head_dim;
 
     memset(sum, 0, (size_t)a->head_dim * sizeof *sum);
@@ -201,7 +201,7 @@ static void delta_chunk(const fm_delta *d)
             qk[i][l] = fade * dot(d->q + (size_t)i * d->qk_stride, k, dk);
         }
 
-    for (int32_t j = 0; j < dv; j++) {                  /* columns of the state are independent */
+    for (int32_t j = 0; j < dv; j++) { /* columns of the state are independent */
         for (int32_t i = 0; i < n; i++) {
             const float *k = d->k + (size_t)i * d->qk_stride, *q = d->q + (size_t)i * d->qk_stride;
             double fade = exp(total[i]), seen = 0, out = 0;
@@ -209,7 +209,8 @@ static void delta_chunk(const fm_delta *d)
                 seen += (double)d->from[c * dv + j] * (double)k[c];
                 out += (double)d->from[c * dv + j] * (double)q[c];
             }
-            write[i] = (double)d->beta[(size_t)i * d->gate_stride] * ((double)d->v[(size_t)i * d->v_stride + (size_t)j] - fade * seen);
+            write[i] =
+                (double)d->beta[(size_t)i * d->gate_stride] * ((double)d->v[(size_t)i * d->v_stride + (size_t)j] - fade * seen);
             for (int32_t l = 0; l < i; l++) write[i] -= kk[i][l] * write[l];
             out *= fade;
             for (int32_t l = 0; l <= i; l++) out += qk[i][l] * write[l];

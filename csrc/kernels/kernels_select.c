@@ -24,7 +24,7 @@ static int lacking(void)
     __asm__("xgetbv" : "=a"(states), "=d"(high) : "c"(0));
     (void)high;
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 2;
-    if ((states & 0x06) != 0x06 || !(ebx & bit_AVX2)) return 2;      /* the system saves ymm */
+    if ((states & 0x06) != 0x06 || !(ebx & bit_AVX2)) return 2; /* the system saves ymm */
     const uint32_t leaf7b = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     const uint32_t leaf7c = bit_AVX512VNNI | bit_AVX512VBMI;
     bool avx512 = (states & 0xe6) == 0xe6 && (ebx & leaf7b) == leaf7b && (ecx & leaf7c) == leaf7c;
@@ -38,12 +38,12 @@ static const fm_kernels *const all[] = {&fm_kernels_neon, &fm_kernels_ref, NULL}
 #include <sys/auxv.h>
 static int lacking(void)
 {
-    return getauxval(AT_HWCAP) & 1ul << 20 ? 0 : 1;     /* HWCAP_ASIMDDP: dot products */
+    return getauxval(AT_HWCAP) & 1ul << 20 ? 0 : 1; /* HWCAP_ASIMDDP: dot products */
 }
 #else
 static int lacking(void)
 {
-    return 0;                                           /* every Apple chip with an M has them */
+    return 0; /* every Apple chip with an M has them */
 }
 #endif
 #else

@@ -4,7 +4,7 @@
  * one weight row against n rows of x.
  */
 
-#define BLOCKS 512              /* blocks of 32 for which scales are kept side by side: 16384 columns */
+#define BLOCKS 512 /* blocks of 32 for which scales are kept side by side: 16384 columns */
 
 /* Scales or biases of one row, spread to blocks of 32. */
 static void spread(const fm_matrix *w, const uint8_t *from, int32_t row, int32_t block, int32_t blocks, float *to)

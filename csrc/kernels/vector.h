@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-typedef float   vf __attribute__((vector_size(4 * LANES)));
+typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 
 static inline vf load(const float *p)
@@ -77,7 +77,7 @@ static inline vf exp_v(vf x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    vi power = ((vi)t - 0x4b400000) << 23;              /* n, where a float keeps its exponent */
+    vi power = ((vi)t - 0x4b400000) << 23; /* n, where a float keeps its exponent */
     vf e = (vf)((vi)p + power);
     e = pick(x < low, splat(0), e);
     return pick(x > high, splat(INFINITY), pick(x == x, e, x));
@@ -168,7 +168,7 @@ static void rope(float *x, const float *cosine, const float *sine, int32_t half)
 
 static void conv(float *out, const float *const *row, const float *weight, int32_t taps, int32_t channels)
 {
-    float turned[LANES];                        /* one tap of LANES channels: the weights lie channel by channel */
+    float turned[LANES]; /* one tap of LANES channels: the weights lie channel by channel */
     for (int32_t i = 0; i < channels; i += LANES) {
         int32_t left = channels - i < LANES ? channels - i : LANES;
         vf sum = {0};
@@ -213,8 +213,8 @@ static float dot(const float *a, const float *b, int32_t n)
 }
 
 /* The scores of one head against a block of keys, then the block's part of its output. */
-static void attend_block(const fm_attention *a, int32_t h, int32_t n, const float *keys, const float *values,
-                         float *score, float *top, float *total, bool first)
+static void attend_block(const fm_attention *a, int32_t h, int32_t n, const float *keys, const float *values, float *score,
+                         float *top, float *total, bool first)
 {
     const float *q = a->q + (size_t)h * a->q_stride;
     float *out = a->out + (size_t)h * a->q_stride, most = first ? -INFINITY : *top;
@@ -248,8 +248,7 @@ static void attend(const fm_attention *a)
         int32_t n = a->positions - at_ < FM_ATTEND_BLOCK ? a->positions - at_ : FM_ATTEND_BLOCK;
         widen(a, a->keys, at_, n, keys);
         widen(a, a->values, at_, n, values);
-        for (int32_t h = 0; h < a->heads; h++)
-            attend_block(a, h, n, keys, values, score, &top[h], &total[h], at_ == 0);
+        for (int32_t h = 0; h < a->heads; h++) attend_block(a, h, n, keys, values, score, &top[h], &total[h], at_ == 0);
     }
     for (int32_t h = 0; h < a->heads; h++) {
         float *out = a->out + (size_t)h * a->q_stride;

@@ -19,8 +19,9 @@ static size_t cell(int64_t rows, int64_t cols)
 static size_t mixer_bytes(const fm_layer_spec *l, int32_t rows)
 {
     if (l->mixer == FM_MIXER_ATTENTION) {
-        int64_t q = (int64_t)l->attention.heads * l->attention.head_dim, kv = (int64_t)l->attention.kv_heads * l->attention.head_dim;
-        return cell(rows, q) * 3 + cell(rows, kv) * 2;                  /* q, gate, attended; k, v */
+        int64_t q = (int64_t)l->attention.heads * l->attention.head_dim,
+                kv = (int64_t)l->attention.kv_heads * l->attention.head_dim;
+        return cell(rows, q) * 3 + cell(rows, kv) * 2; /* q, gate, attended; k, v */
     }
     const fm_delta_shape *d = &l->delta;
     int64_t values = (int64_t)d->value_heads * d->value_dim, width = 2ll * d->key_heads * d->key_dim + values;
@@ -79,14 +80,22 @@ size_t fm_activations_measure(const fm_model_spec *m, int32_t rows)
 
 fm_limits fm_activations_limits(const fm_model_spec *m, int32_t rows)
 {
-    fm_limits l = {.rows = rows, .cols = m->hidden_size, .picks = most_picks(m, rows), .hidden_size = m->hidden_size,
-                   .intermediate_size = 1, .heads_per_kv = 1, .head_dim = 1, .key_dim = 1, .value_dim = 1};
+    fm_limits l = {.rows = rows,
+                   .cols = m->hidden_size,
+                   .picks = most_picks(m, rows),
+                   .hidden_size = m->hidden_size,
+                   .intermediate_size = 1,
+                   .heads_per_kv = 1,
+                   .head_dim = 1,
+                   .key_dim = 1,
+                   .value_dim = 1};
 
     if (l.rows < FM_LOGIT_ROWS) l.rows = FM_LOGIT_ROWS;
     for (int32_t i = 0; i < m->layers; i++) {
         const fm_layer_spec *s = &m->layer[i];
         const int32_t widths[] = {
-            s->mixer == FM_MIXER_ATTENTION ? s->attention.heads * s->attention.head_dim : s->delta.value_heads * s->delta.value_dim,
+            s->mixer == FM_MIXER_ATTENTION ? s->attention.heads * s->attention.head_dim
+                                           : s->delta.value_heads * s->delta.value_dim,
             s->ffn == FM_FFN_DENSE ? s->intermediate_size : s->shared_intermediate_size,
         };
         for (int32_t j = 0; j < 2; j++)
@@ -94,7 +103,8 @@ fm_limits fm_activations_limits(const fm_model_spec *m, int32_t rows)
         if (s->ffn == FM_FFN_MOE && s->expert.intermediate_size > l.intermediate_size)
             l.intermediate_size = s->expert.intermediate_size;
         if (s->mixer == FM_MIXER_ATTENTION) {
-            if (s->attention.heads / s->attention.kv_heads > l.heads_per_kv) l.heads_per_kv = s->attention.heads / s->attention.kv_heads;
+            if (s->attention.heads / s->attention.kv_heads > l.heads_per_kv)
+                l.heads_per_kv = s->attention.heads / s->attention.kv_heads;
             if (s->attention.head_dim > l.head_dim) l.head_dim = s->attention.head_dim;
         } else {
             if (s->delta.key_dim > l.key_dim) l.key_dim = s->delta.key_dim;
@@ -113,9 +123,10 @@ fm_tensor fm_cut_take(fm_cut *cut, int32_t rows, int32_t cols)
 
 fm_status fm_activations_open(const fm_model_spec *spec, int32_t rows, fm_backend *backend, fm_activations *out, fm_error *err)
 {
-    fm_activations a = {.rows = rows, .picks = most_picks(spec, rows), .bytes = fixed_bytes(spec, rows) + phase_bytes(spec, rows)};
+    fm_activations a = {
+        .rows = rows, .picks = most_picks(spec, rows), .bytes = fixed_bytes(spec, rows) + phase_bytes(spec, rows)};
 
-    a.pick = calloc(2 * (size_t)a.picks, sizeof *a.pick);         /* the router sorts into one half */
+    a.pick = calloc(2 * (size_t)a.picks, sizeof *a.pick); /* the router sorts into one half */
     a.count = calloc((size_t)most_experts(spec) + 1, sizeof *a.count);
     fm_status status = a.pick && a.count ? backend->ops->alloc(backend, a.bytes, FM_SHARED, &a.buf, err)
                                          : fm_fail(err, FM_MEMORY, "no memory for %d routed rows", a.picks);

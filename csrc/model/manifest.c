@@ -8,19 +8,18 @@
 #include "model/manifest_lines.h"
 
 #define LARGEST 16777216
-#define FILES   100000
-#define LAYERS  65536
+#define FILES 100000
+#define LAYERS 65536
 
 enum { STAGE_START, STAGE_MODEL, STAGE_FILES, STAGE_ROPES, STAGE_LAYERS, STAGE_TENSORS, STAGE_EXPERTS };
 
-fm_status fm_manifest_in_file(const fm_manifest_reader *r, const fm_line *line, int32_t file,
-                              uint64_t at, uint64_t bytes, fm_error *err)
+fm_status fm_manifest_in_file(const fm_manifest_reader *r, const fm_line *line, int32_t file, uint64_t at, uint64_t bytes,
+                              fm_error *err)
 {
     uint64_t size = r->out->file_bytes[file], end;
     if (__builtin_add_overflow(at, bytes, &end) || end > size)
-        return fm_line_fail(line, err, "bytes %llu .. %llu+%llu lie outside %s, which has %llu",
-                            (unsigned long long)at, (unsigned long long)at, (unsigned long long)bytes,
-                            r->out->path[file], (unsigned long long)size);
+        return fm_line_fail(line, err, "bytes %llu .. %llu+%llu lie outside %s, which has %llu", (unsigned long long)at,
+                            (unsigned long long)at, (unsigned long long)bytes, r->out->path[file], (unsigned long long)size);
     return FM_OK;
 }
 
@@ -28,8 +27,7 @@ static fm_status version_line(fm_line *line, fm_error *err)
 {
     int32_t version;
     FM_TRY(fm_line_i32(line, "version", 0, 1000000, &version, err));
-    if (version != 1)
-        return fm_fail(err, FM_UNSUPPORTED, "manifest version %d; this flashmoe reads version 1", version);
+    if (version != 1) return fm_fail(err, FM_UNSUPPORTED, "manifest version %d; this flashmoe reads version 1", version);
     return FM_OK;
 }
 
@@ -69,7 +67,7 @@ static fm_status file_line(fm_manifest_reader *r, fm_line *line, fm_error *err)
     FM_TRY(fm_line_span(line, "path", &path, err));
     FM_TRY(fm_line_u64(line, "bytes", 0, INT64_MAX, &m->file_bytes[index], err));
     FM_TRY(fm_line_has(line, "sha256", &has_sum));
-    if (has_sum) FM_TRY(fm_line_span(line, "sha256", &sum, err));       /* `flashmoe verify` reads it */
+    if (has_sum) FM_TRY(fm_line_span(line, "sha256", &sum, err)); /* `flashmoe verify` reads it */
     FM_TRY(fm_arena_text(&m->arena, path.at, path.length, &m->path[index], err));
     m->files++;
     return FM_OK;
@@ -170,8 +168,7 @@ static fm_status end_head(fm_manifest_reader *r, const fm_line *line, fm_error *
 /* Lines come in stages and never go back. */
 static fm_status enter(fm_manifest_reader *r, const fm_line *line, int32_t stage, fm_error *err)
 {
-    if (stage < r->stage || (stage == STAGE_MODEL && r->stage != STAGE_START) ||
-        (stage > STAGE_MODEL && r->stage < STAGE_MODEL))
+    if (stage < r->stage || (stage == STAGE_MODEL && r->stage != STAGE_START) || (stage > STAGE_MODEL && r->stage < STAGE_MODEL))
         return fm_line_fail(line, err, "%.*s does not belong here", (int)line->keyword.length, line->keyword.at);
     if (stage >= STAGE_TENSORS && r->stage < STAGE_TENSORS) FM_TRY(end_head(r, line, err));
     if (stage == STAGE_EXPERTS && r->stage == STAGE_TENSORS) FM_TRY(fm_manifest_end_tensor(r, err));
@@ -183,7 +180,7 @@ static fm_status one_line(fm_manifest_reader *r, fm_line *line, fm_error *err)
 {
     static const struct {
         const char *word;
-        int32_t     stage;
+        int32_t stage;
         fm_status (*read)(fm_manifest_reader *, fm_line *, fm_error *);
     } kinds[] = {
         {"model", STAGE_MODEL, model_line},
@@ -239,8 +236,7 @@ static fm_status read_all(fm_manifest_reader *r, const char *text, size_t length
     return FM_OK;
 }
 
-fm_status fm_manifest_parse(const char *text, size_t length, int32_t experts_per_token,
-                            fm_manifest *out, fm_error *err)
+fm_status fm_manifest_parse(const char *text, size_t length, int32_t experts_per_token, fm_manifest *out, fm_error *err)
 {
     fm_manifest m = {0};
     fm_manifest_reader r = {.out = &m, .experts_per_token = experts_per_token, .expert_layer = -1};

@@ -12,7 +12,7 @@ static const char *const block_words[3] = {"weight", "scales", "biases"};
 static fm_status more_room(void *array, int32_t used, int32_t *room, size_t size, fm_error *err)
 {
     void *old;
-    memcpy(&old, array, sizeof old);            /* array points at a pointer of any type */
+    memcpy(&old, array, sizeof old); /* array points at a pointer of any type */
     if (used < *room) return FM_OK;
     int32_t now = *room ? *room * 2 : 64;
     void *bigger = realloc(old, (size_t)now * size);
@@ -103,8 +103,8 @@ fm_status fm_manifest_end_tensor(fm_manifest_reader *r, fm_error *err)
         int32_t n = r->blocks_seen[kind];
         for (int32_t i = 0; i < n; i++) rows += (int64_t)r->blocks[kind][i].rows * r->blocks[kind][i].count;
         if (rows != want)
-            return fm_fail(err, FM_FORMAT, "manifest line %d: tensor %s has %d rows, its %s lines give %lld",
-                           t->line, t->name, t->rows, block_words[kind], (long long)rows);
+            return fm_fail(err, FM_FORMAT, "manifest line %d: tensor %s has %d rows, its %s lines give %lld", t->line, t->name,
+                           t->rows, block_words[kind], (long long)rows);
         FM_TRY(fm_arena_take(&m->arena, (size_t)n, sizeof(fm_blocks), &list[kind]->block, err));
         if (n) memcpy(list[kind]->block, r->blocks[kind], (size_t)n * sizeof(fm_blocks));
         list[kind]->n = n;
@@ -116,8 +116,8 @@ fm_status fm_manifest_end_tensor(fm_manifest_reader *r, fm_error *err)
 /* ---- experts ------------------------------------------------------------ */
 
 static const char *const part_words[10] = {
-    "gate.weight", "gate.scales", "gate.biases", "up.weight", "up.scales", "up.biases",
-    "down.weight", "down.scales", "down.biases", "record",
+    "gate.weight", "gate.scales", "gate.biases", "up.weight",   "up.scales",
+    "up.biases",   "down.weight", "down.scales", "down.biases", "record",
 };
 
 /* Where part p of an expert lies in the slot, and how long it is; 0 bytes: the format has no such part. */
@@ -148,8 +148,8 @@ static fm_status place_parts(fm_expert_shape *s, uint32_t at[10], uint32_t bytes
 }
 
 /* What must be finite: scales and biases, or the weights of a float format. */
-static fm_status finite_runs(fm_manifest *m, const fm_expert_shape *s, const uint32_t at[10],
-                             const uint32_t bytes[10], fm_expert_layer *e, fm_error *err)
+static fm_status finite_runs(fm_manifest *m, const fm_expert_shape *s, const uint32_t at[10], const uint32_t bytes[10],
+                             fm_expert_layer *e, fm_error *err)
 {
     const fm_quant quant[3] = {s->gate_quant, s->up_quant, s->down_quant};
     fm_finite_run *run;

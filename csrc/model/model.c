@@ -20,8 +20,10 @@ static fm_status open_device(const char *name, int32_t threads, fm_backend **out
 static fm_status check_options(const fm_model_options *o, fm_error *err)
 {
     if (o->threads < 0 || o->threads > 1024) return fm_fail(err, FM_ARGUMENT, "threads %d is not in 0 .. 1024", o->threads);
-    if (o->read_threads < 0 || o->read_threads > 256) return fm_fail(err, FM_ARGUMENT, "read_threads %d is not in 0 .. 256", o->read_threads);
-    if (o->read_split < 0 || o->read_split > 64) return fm_fail(err, FM_ARGUMENT, "read_split %d is not in 0 .. 64", o->read_split);
+    if (o->read_threads < 0 || o->read_threads > 256)
+        return fm_fail(err, FM_ARGUMENT, "read_threads %d is not in 0 .. 256", o->read_threads);
+    if (o->read_split < 0 || o->read_split > 64)
+        return fm_fail(err, FM_ARGUMENT, "read_split %d is not in 0 .. 64", o->read_split);
     if (o->prefill_rows < 0 || o->prefill_rows > 8192 || o->prefill_rows % 64)
         return fm_fail(err, FM_ARGUMENT, "prefill_rows %d is not a multiple of 64 in 64 .. 8192", o->prefill_rows);
     if (o->experts_per_token < 0) return fm_fail(err, FM_ARGUMENT, "experts_per_token %d", o->experts_per_token);
@@ -64,8 +66,8 @@ static void tear_down(fm_model *m)
     free(m);
 }
 
-fm_status fm_model_open(const char *manifest, size_t length, const char *directory,
-                        const fm_model_options *options, fm_model **out, fm_error *err)
+fm_status fm_model_open(const char *manifest, size_t length, const char *directory, const fm_model_options *options,
+                        fm_model **out, fm_error *err)
 {
     static const fm_model_options defaults;
     fm_status status;
@@ -136,20 +138,31 @@ void fm_model_describe(fm_model *model, fm_model_info *out)
 {
     const fm_model_spec *s = &model->manifest.spec;
     fm_model_info info = {
-        .device = model->backend->ops->name, .kernels = model->backend->ops->variant(model->backend),
-        .layers = s->layers, .hidden_size = s->hidden_size, .vocab_size = s->vocab_size, .max_positions = s->max_positions,
-        .threads = model->options.threads, .read_threads = model->options.read_threads,
-        .prefill_rows = model->options.prefill_rows, .min_expert_slots = model->min_slots,
-        .kv = model->options.kv, .read = model->options.read, .memory = model->options.memory,
-        .resident_bytes = model->weights.bytes, .scratch_bytes = model->scratch_bytes, .expert_bytes = model->slot_bytes,
-        .expert_file_bytes = model->expert_file_bytes, .state_bytes = model->state_bytes,
+        .device = model->backend->ops->name,
+        .kernels = model->backend->ops->variant(model->backend),
+        .layers = s->layers,
+        .hidden_size = s->hidden_size,
+        .vocab_size = s->vocab_size,
+        .max_positions = s->max_positions,
+        .threads = model->options.threads,
+        .read_threads = model->options.read_threads,
+        .prefill_rows = model->options.prefill_rows,
+        .min_expert_slots = model->min_slots,
+        .kv = model->options.kv,
+        .read = model->options.read,
+        .memory = model->options.memory,
+        .resident_bytes = model->weights.bytes,
+        .scratch_bytes = model->scratch_bytes,
+        .expert_bytes = model->slot_bytes,
+        .expert_file_bytes = model->expert_file_bytes,
+        .state_bytes = model->state_bytes,
         .kv_bytes_per_token = model->kv_row_bytes,
     };
     describe_experts(s, &info);
     pthread_mutex_lock(&model->turn);
     info.expert_slots = model->store ? fm_expert_store_slots(model->store) : 0;
-    info.held_bytes = info.resident_bytes + info.scratch_bytes + model->session_bytes +
-                      (uint64_t)info.expert_slots * model->slot_bytes;
+    info.held_bytes =
+        info.resident_bytes + info.scratch_bytes + model->session_bytes + (uint64_t)info.expert_slots * model->slot_bytes;
     pthread_mutex_unlock(&model->turn);
     *out = info;
 }

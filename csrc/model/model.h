@@ -11,24 +11,24 @@
 #define FM_KV_STEP 256
 
 struct fm_model {
-    fm_manifest      manifest;
-    fm_model_options options;           /* defaults filled in; strings not kept */
-    fm_file         *files;
-    fm_backend      *backend;
-    fm_weights       weights;
-    fm_activations   room;
-    fm_reader       *reader;
-    fm_expert_store *store;             /* NULL: a model without experts */
-    fm_buf          *slots;
-    size_t           slot_bytes;        /* one slot, a multiple of a page */
-    int32_t          max_slots, min_slots;
-    size_t           scratch_bytes;     /* activations and the device's own */
-    size_t           state_bytes;       /* recurrent state of one session, both copies */
-    size_t           kv_row_bytes;      /* one token, all layers */
-    uint64_t         session_bytes;     /* held by open sessions */
-    uint64_t         expert_file_bytes;
-    int32_t          sessions;
-    pthread_mutex_t  turn;
+    fm_manifest manifest;
+    fm_model_options options; /* defaults filled in; strings not kept */
+    fm_file *files;
+    fm_backend *backend;
+    fm_weights weights;
+    fm_activations room;
+    fm_reader *reader;
+    fm_expert_store *store; /* NULL: a model without experts */
+    fm_buf *slots;
+    size_t slot_bytes; /* one slot, a multiple of a page */
+    int32_t max_slots, min_slots;
+    size_t scratch_bytes;   /* activations and the device's own */
+    size_t state_bytes;     /* recurrent state of one session, both copies */
+    size_t kv_row_bytes;    /* one token, all layers */
+    uint64_t session_bytes; /* held by open sessions */
+    uint64_t expert_file_bytes;
+    int32_t sessions;
+    pthread_mutex_t turn;
 };
 
 /* Account for `bytes` more (or fewer) held by sessions; expert slots give way. FM_BUDGET when they

@@ -49,8 +49,7 @@ static void count_slots(fm_model *model, int32_t *fewest, int64_t *all)
 static size_t scratch(const fm_model *model, int32_t rows)
 {
     fm_limits limits = fm_activations_limits(&model->manifest.spec, rows);
-    return fm_activations_measure(&model->manifest.spec, rows) +
-           model->backend->ops->scratch(&limits, model->options.threads);
+    return fm_activations_measure(&model->manifest.spec, rows) + model->backend->ops->scratch(&limits, model->options.threads);
 }
 
 static double gb(uint64_t bytes)
@@ -89,16 +88,18 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
     model->min_slots = fewest;
     uint64_t needed = fixed + (uint64_t)fewest * model->slot_bytes;
     if (needed > limit)
-        return fm_fail(err, FM_BUDGET,
-                       "the model needs %.3f GB and memory is %.3f GB: resident weights %.3f GB + activations of %d tokens %.3f GB"
-                       " + one session's recurrent state %.3f GB and KV cache of %d tokens %.3f GB + %d expert slots %.3f GB",
-                       gb(needed), gb(limit), gb(resident), o->prefill_rows, gb(model->scratch_bytes), gb(model->state_bytes),
-                       FM_KV_STEP, gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest, gb((uint64_t)fewest * model->slot_bytes));
+        return fm_fail(
+            err, FM_BUDGET,
+            "the model needs %.3f GB and memory is %.3f GB: resident weights %.3f GB + activations of %d tokens %.3f GB"
+            " + one session's recurrent state %.3f GB and KV cache of %d tokens %.3f GB + %d expert slots %.3f GB",
+            gb(needed), gb(limit), gb(resident), o->prefill_rows, gb(model->scratch_bytes), gb(model->state_bytes), FM_KV_STEP,
+            gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest, gb((uint64_t)fewest * model->slot_bytes));
     uint64_t slots = model->slot_bytes ? (limit - fixed) / model->slot_bytes : 0;
     if (slots > (uint64_t)all) slots = (uint64_t)all;
     if (o->expert_slots) {
         if (o->expert_slots < fewest)
-            return fm_fail(err, FM_ARGUMENT, "expert_slots %d are fewer than the %d experts of one token", o->expert_slots, fewest);
+            return fm_fail(err, FM_ARGUMENT, "expert_slots %d are fewer than the %d experts of one token", o->expert_slots,
+                           fewest);
         if ((uint64_t)o->expert_slots < slots) slots = (uint64_t)o->expert_slots;
     }
     model->max_slots = (int32_t)slots;
@@ -107,14 +108,15 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
 
 fm_status fm_model_charge(fm_model *model, int64_t bytes, fm_error *err)
 {
-    uint64_t held = model->session_bytes + (uint64_t)bytes;     /* wraps back when bytes < 0 */
+    uint64_t held = model->session_bytes + (uint64_t)bytes; /* wraps back when bytes < 0 */
     uint64_t fixed = model->weights.bytes + model->scratch_bytes + held;
     uint64_t limit = model->options.memory ? model->options.memory : UINT64_MAX;
     int32_t now = model->store ? fm_expert_store_slots(model->store) : 0;
 
     if (fixed + (uint64_t)model->min_slots * model->slot_bytes > limit)
         return fm_fail(err, FM_BUDGET,
-                       "sessions would hold %.3f GB; with weights %.3f GB, activations %.3f GB and %d expert slots %.3f GB that is more than memory %.3f GB",
+                       "sessions would hold %.3f GB; with weights %.3f GB, activations %.3f GB and %d expert slots %.3f GB that "
+                       "is more than memory %.3f GB",
                        gb(held), gb(model->weights.bytes), gb(model->scratch_bytes), model->min_slots,
                        gb((uint64_t)model->min_slots * model->slot_bytes), gb(limit));
     model->session_bytes = held;

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#define LARGEST 16777216        /* of any width: products of two stay below 2^48 */
+#define LARGEST 16777216 /* of any width: products of two stay below 2^48 */
 
 static fm_status bad(fm_error *err, int32_t layer, const char *what, long long got)
 {
@@ -19,7 +19,8 @@ static fm_status check_attention(const fm_model_spec *m, const fm_layer_spec *l,
         return fm_fail(err, FM_FORMAT, "layer %d: %d heads cannot share %d kv_heads", i, a->heads, a->kv_heads);
     if (a->head_dim < 1 || a->head_dim > 4096) return bad(err, i, "head_dim", a->head_dim);
     if ((long long)a->heads * a->head_dim > LARGEST) return bad(err, i, "heads * head_dim", (long long)a->heads * a->head_dim);
-    if (!(a->scale > 0) || !isfinite(a->scale)) return fm_fail(err, FM_FORMAT, "layer %d: attention scale %g", i, (double)a->scale);
+    if (!(a->scale > 0) || !isfinite(a->scale))
+        return fm_fail(err, FM_FORMAT, "layer %d: attention scale %g", i, (double)a->scale);
     if (l->rope < 0 || l->rope >= m->ropes) return bad(err, i, "rope", l->rope);
     if (m->rope[l->rope].dims > a->head_dim)
         return fm_fail(err, FM_FORMAT, "layer %d: rope turns %d numbers of a head of %d", i, m->rope[l->rope].dims, a->head_dim);

@@ -11,7 +11,7 @@
 
 typedef struct {
     fm_weights *w;
-    int32_t     layer;          /* -1: outside any */
+    int32_t layer; /* -1: outside any */
 } list;
 
 static void want(list *l, fm_tensor *to, const char *name, int64_t rows, int64_t cols, int32_t small)
@@ -19,7 +19,7 @@ static void want(list *l, fm_tensor *to, const char *name, int64_t rows, int64_t
     fm_wanted *t = &l->w->wanted[l->w->count++];
     if (l->layer < 0) snprintf(t->name, sizeof t->name, "%s", name);
     else snprintf(t->name, sizeof t->name, "layers.%d.%s", l->layer, name);
-    t->rows = (int32_t)rows;            /* fm_spec_check keeps every product in range */
+    t->rows = (int32_t)rows; /* fm_spec_check keeps every product in range */
     t->cols = (int32_t)cols;
     t->small = small;
     t->to = to;
@@ -112,8 +112,8 @@ static fm_status match(fm_weights *w, const fm_manifest *m, const fm_tensor_sour
         t->from = *hit;
         used[hit - sorted] = 1;
         if (t->from->rows != t->rows || t->from->cols != t->cols)
-            return fm_fail(err, FM_FORMAT, "manifest line %d: tensor %s is %d x %d, but must be %d x %d",
-                           t->from->line, t->name, t->from->rows, t->from->cols, t->rows, t->cols);
+            return fm_fail(err, FM_FORMAT, "manifest line %d: tensor %s is %d x %d, but must be %d x %d", t->from->line, t->name,
+                           t->from->rows, t->from->cols, t->rows, t->cols);
         if (t->small && t->from->quant.kind == FM_AFFINE)
             return fm_fail(err, FM_FORMAT, "manifest line %d: tensor %s must not be quantised", t->from->line, t->name);
         if (t->from->add && !t->small)
@@ -168,7 +168,7 @@ static fm_status read_blocks(const fm_block_list *list, size_t row_bytes, const 
         const fm_blocks *b = &list->block[i];
         size_t bytes = row_bytes * (size_t)b->rows;
         int32_t count = b->count;
-        if (b->stride == bytes) {               /* one run */
+        if (b->stride == bytes) { /* one run */
             bytes *= (size_t)count;
             count = 1;
         }
@@ -178,7 +178,8 @@ static fm_status read_blocks(const fm_block_list *list, size_t row_bytes, const 
     return FM_OK;
 }
 
-static fm_status check_finite(const fm_wanted *t, fm_number kind, const uint8_t *at, size_t n, const fm_file *files, fm_error *err)
+static fm_status check_finite(const fm_wanted *t, fm_number kind, const uint8_t *at, size_t n, const fm_file *files,
+                              fm_error *err)
 {
     size_t where;
     if (fm_numbers_finite(kind, at, n, &where)) return FM_OK;

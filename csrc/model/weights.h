@@ -6,30 +6,30 @@
 
 typedef struct {
     fm_tensor mixer_norm, ffn_norm;
-    fm_tensor q, q_gate, k, v, o, q_norm, k_norm;                               /* attention */
-    fm_tensor qkv, z, b, a, conv, a_log, dt_bias, delta_norm, out;              /* gated delta net */
-    fm_tensor gate, up, down;                                                   /* dense */
-    fm_tensor router, shared_score, shared_gate, shared_up, shared_down;        /* moe */
+    fm_tensor q, q_gate, k, v, o, q_norm, k_norm;                        /* attention */
+    fm_tensor qkv, z, b, a, conv, a_log, dt_bias, delta_norm, out;       /* gated delta net */
+    fm_tensor gate, up, down;                                            /* dense */
+    fm_tensor router, shared_score, shared_gate, shared_up, shared_down; /* moe */
 } fm_layer_weights;
 
 /* One tensor the model must have. */
 typedef struct {
-    char                    name[64];
-    int32_t                 rows, cols;
-    int32_t                 small;      /* becomes float32: norms, conv taps, gates */
-    fm_tensor              *to;
+    char name[64];
+    int32_t rows, cols;
+    int32_t small; /* becomes float32: norms, conv taps, gates */
+    fm_tensor *to;
     const fm_tensor_source *from;
-    size_t                  at;         /* in the buffer */
+    size_t at; /* in the buffer */
 } fm_wanted;
 
 typedef struct {
-    fm_arena          arena;
-    fm_tensor         embed, norm, lm_head;
-    fm_layer_weights *layer;            /* [layers] */
-    fm_wanted        *wanted;
-    int32_t           count;
-    size_t            bytes;            /* of the buffer */
-    fm_buf           *buf;
+    fm_arena arena;
+    fm_tensor embed, norm, lm_head;
+    fm_layer_weights *layer; /* [layers] */
+    fm_wanted *wanted;
+    int32_t count;
+    size_t bytes; /* of the buffer */
+    fm_buf *buf;
 } fm_weights;
 
 /* Match what the spec wants with what the manifest has. FM_FORMAT names a tensor that is missing,

@@ -29,7 +29,8 @@ void fm_matrix_decode_part(const fm_matrix *m, int32_t row, int32_t at, int32_t 
         float scale, bias;
         fm_numbers_decode(q.scale, m->scales + group * size, 1, &scale);
         fm_numbers_decode(q.scale, m->biases + group * size, 1, &bias);
-        for (int32_t i = first; i < first + q.group; i++) out[i - at] = (float)code_at(codes, row_bytes, i, q.bits) * scale + bias;
+        for (int32_t i = first; i < first + q.group; i++)
+            out[i - at] = (float)code_at(codes, row_bytes, i, q.bits) * scale + bias;
     }
 }
 

@@ -31,8 +31,8 @@ static uint16_t float_to_half(float x)
 {
     uint32_t bits = to_bits(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);            /* rounds to 65536 or more */
-    if (magnitude < 0x38800000u)                                                /* below 2^-14: multiples of 2^-24 */
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* rounds to 65536 or more */
+    if (magnitude < 0x38800000u)                                     /* below 2^-14: multiples of 2^-24 */
         return (uint16_t)(sign | (uint32_t)rintf(from_bits(magnitude) * 0x1p24f));
     magnitude += 0xfffu + (magnitude >> 13 & 1);
     return (uint16_t)(sign | ((magnitude - 0x38000000u) >> 13));
@@ -77,7 +77,7 @@ bool fm_numbers_finite(fm_number kind, const void *from, size_t n, size_t *where
 {
     const uint8_t *at = from;
     uint32_t mask = kind == FM_F16 ? 0x7c00u : 0x7f80u, bad = 0;
-    size_t step = fm_number_size(kind), top = step - 2;         /* the two bytes that hold sign and exponent */
+    size_t step = fm_number_size(kind), top = step - 2; /* the two bytes that hold sign and exponent */
 
     for (size_t i = 0; i < n; i++) {
         uint16_t high;

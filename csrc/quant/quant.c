@@ -6,8 +6,14 @@
 
 #include "base/memory.h"
 
-static const struct { const char *name; fm_number kind; size_t size; } numbers[] = {
-    {"f32", FM_F32, 4}, {"f16", FM_F16, 2}, {"bf16", FM_BF16, 2},
+static const struct {
+    const char *name;
+    fm_number kind;
+    size_t size;
+} numbers[] = {
+    {"f32", FM_F32, 4},
+    {"f16", FM_F16, 2},
+    {"bf16", FM_BF16, 2},
 };
 
 static bool number_named(const char *text, size_t length, fm_number *out)
@@ -56,8 +62,10 @@ fm_status fm_quant_parse(const char *text, size_t length, fm_quant *out, fm_erro
         return FM_OK;
     }
     if (parse_affine(text, length, out)) return FM_OK;
-    return fm_fail(err, FM_FORMAT, "\"%.*s\" is no number format; there are f32, f16, bf16 and affine:BITS:GROUP:SCALE "
-                   "with 2, 3, 4, 5, 6 or 8 bits and groups of 32, 64 or 128", (int)(length < 40 ? length : 40), text);
+    return fm_fail(err, FM_FORMAT,
+                   "\"%.*s\" is no number format; there are f32, f16, bf16 and affine:BITS:GROUP:SCALE "
+                   "with 2, 3, 4, 5, 6 or 8 bits and groups of 32, 64 or 128",
+                   (int)(length < 40 ? length : 40), text);
 }
 
 void fm_quant_name(fm_quant quant, char out[32])
@@ -90,7 +98,7 @@ fm_status fm_matrix_measure(fm_quant quant, int32_t rows, int32_t cols, fm_matri
 fm_matrix fm_matrix_at(fm_quant quant, int32_t rows, int32_t cols, const void *block)
 {
     fm_matrix_layout l = {0};
-    fm_matrix_measure(quant, rows, cols, &l, NULL);     /* sizes were checked when the model was opened */
+    fm_matrix_measure(quant, rows, cols, &l, NULL); /* sizes were checked when the model was opened */
     const uint8_t *at = block;
     return (fm_matrix){quant, rows, cols, at, at + l.scales_at, at + l.biases_at};
 }

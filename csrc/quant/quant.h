@@ -16,16 +16,16 @@ typedef enum { FM_F32, FM_F16, FM_BF16, FM_AFFINE } fm_number;
  */
 typedef struct {
     fm_number kind;
-    fm_number scale;            /* where kind is FM_AFFINE */
-    int32_t   bits, group;      /* 2,3,4,5,6,8 and 32,64,128 */
+    fm_number scale;     /* where kind is FM_AFFINE */
+    int32_t bits, group; /* 2,3,4,5,6,8 and 32,64,128 */
 } fm_quant;
 
 /* A matrix in memory: `rows` rows of `cols` numbers, each row contiguous. No alignment is promised. */
 typedef struct {
-    fm_quant       quant;
-    int32_t        rows, cols;
-    const uint8_t *weight;      /* numbers, or codes */
-    const uint8_t *scales;      /* [rows][cols/group], affine only */
+    fm_quant quant;
+    int32_t rows, cols;
+    const uint8_t *weight; /* numbers, or codes */
+    const uint8_t *scales; /* [rows][cols/group], affine only */
     const uint8_t *biases;
 } fm_matrix;
 
@@ -33,16 +33,16 @@ typedef struct {
 #define FM_MATRIX_ALIGN 64u
 typedef struct {
     size_t row_bytes, scale_row_bytes;
-    size_t weight_bytes, scale_bytes;   /* scale_bytes: of scales, and again of biases; 0 if none */
+    size_t weight_bytes, scale_bytes; /* scale_bytes: of scales, and again of biases; 0 if none */
     size_t scales_at, biases_at;
-    size_t bytes;                       /* whole, a multiple of FM_MATRIX_ALIGN */
+    size_t bytes; /* whole, a multiple of FM_MATRIX_ALIGN */
 } fm_matrix_layout;
 
 /* "f32", "bf16", "affine:4:64:bf16". FM_FORMAT on anything else. */
 fm_status fm_quant_parse(const char *text, size_t length, fm_quant *out, fm_error *err);
 void fm_quant_name(fm_quant quant, char out[32]);
 
-size_t fm_number_size(fm_number kind);      /* 4 or 2 bytes */
+size_t fm_number_size(fm_number kind); /* 4 or 2 bytes */
 
 /* FM_FORMAT when rows or cols are not positive, too large, or cols is no multiple of the group. */
 fm_status fm_matrix_measure(fm_quant quant, int32_t rows, int32_t cols, fm_matrix_layout *out, fm_error *err);
@@ -63,7 +63,6 @@ bool fm_numbers_finite(fm_number kind, const void *from, size_t n, size_t *where
 
 /* MLX's affine quantiser, bit for bit, for one row of `cols` numbers of kind
  * `quant.scale` held as floats: codes, scales and biases in stored form. */
-void fm_affine_encode_row(fm_quant quant, const float *x, int32_t cols,
-                          uint8_t *weight, uint8_t *scales, uint8_t *biases);
+void fm_affine_encode_row(fm_quant quant, const float *x, int32_t cols, uint8_t *weight, uint8_t *scales, uint8_t *biases);
 
 #endif

@@ -5,7 +5,10 @@
 
 #include "base/status.h"
 
-typedef struct { float logit; int32_t id; } candidate;
+typedef struct {
+    float logit;
+    int32_t id;
+} candidate;
 
 /* Likelier first; of equals the lower id. */
 static int by_logit(const void *a, const void *b)
@@ -65,9 +68,9 @@ static int32_t likely(const float *logits, int32_t n, const fm_sampling *how, fl
 
     for (float reach = 8; !whole && reach < 128; reach *= 2) {
         int32_t kept = collect(logits, n, top - reach * how->temperature, out);
-        if (how->top_k > 0 ? kept >= how->top_k
-                           : how->top_p < 1 ? mass(out, kept, top, how->temperature) >= (double)how->top_p * all
-                                            : how->min_p > expf(-reach))
+        if (how->top_k > 0   ? kept >= how->top_k
+            : how->top_p < 1 ? mass(out, kept, top, how->temperature) >= (double)how->top_p * all
+                             : how->min_p > expf(-reach))
             return kept;
     }
     return collect(logits, n, -INFINITY, out);
@@ -92,7 +95,8 @@ fm_status fm_sample(const float *logits, int32_t n, const fm_sampling *how, uint
     if (n < 1) return fm_fail(err, FM_ARGUMENT, "no logits to sample from");
     for (int32_t i = 0; i < n; i++)
         if (isnan(logits[i]) || logits[i] == INFINITY) return fm_fail(err, FM_NUMERIC, "logit %d is %g", i, (double)logits[i]);
-    if (!(how->temperature >= 0) || !(how->top_p > 0 && how->top_p <= 1) || !(how->min_p >= 0 && how->min_p <= 1) || how->top_k < 0)
+    if (!(how->temperature >= 0) || !(how->top_p > 0 && how->top_p <= 1) || !(how->min_p >= 0 && how->min_p <= 1) ||
+        how->top_k < 0)
         return fm_fail(err, FM_ARGUMENT, "temperature %g, top_p %g, min_p %g or top_k %d is out of range",
                        (double)how->temperature, (double)how->top_p, (double)how->min_p, how->top_k);
 

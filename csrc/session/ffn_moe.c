@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
-#define WAVE 1024               /* experts of one wave; a layer with more takes several */
+#define WAVE 1024 /* experts of one wave; a layer with more takes several */
 
 /* The expert that every row uses: resident, so it is computed while the routed ones are being read. */
 static void shared_expert(fm_step *s, fm_cut *cut)
@@ -44,7 +44,7 @@ static fm_status begin(fm_step *s, const int32_t *id, int32_t ids, uint64_t tick
     fm_backend *b = s->backend;
     fm_status status = fm_expert_store_begin(store, s->layer, id, ids, s->op->done(b), slot, hit, err);
     if (status != FM_BUSY) return status;
-    FM_TRY(s->op->wait(b, ticket, err));        /* the wave before still holds its slots */
+    FM_TRY(s->op->wait(b, ticket, err)); /* the wave before still holds its slots */
     return fm_expert_store_begin(store, s->layer, id, ids, s->op->done(b), slot, hit, err);
 }
 
@@ -83,9 +83,9 @@ fm_status fm_ffn_moe(fm_step *s, fm_error *err)
     op->norm(b, s->normed, s->x, w->ffn_norm, s->model->manifest.spec.norm_eps);
     op->matmul_exact(b, scores, w->router, s->normed);
     uint64_t ticket = op->submit(b);
-    FM_TRY(op->wait(b, ticket, err));           /* one token: the layer's only wait */
-    FM_TRY(fm_route(&spec->route, (const float *)(const void *)((const uint8_t *)op->host(scores.buf) + scores.offset),
-                    s->rows, s->room->pick, s->room->count, err));
+    FM_TRY(op->wait(b, ticket, err)); /* one token: the layer's only wait */
+    FM_TRY(fm_route(&spec->route, (const float *)(const void *)((const uint8_t *)op->host(scores.buf) + scores.offset), s->rows,
+                    s->room->pick, s->room->count, err));
 
     for (int32_t from = 0; from < n; from = to) {
         if (atomic_load_explicit(&s->session->cancel, memory_order_relaxed)) return fm_fail(err, FM_CANCELLED, "cancelled");

@@ -38,7 +38,8 @@ fm_status fm_route(const fm_route_spec *s, const float *scores, int32_t rows, fm
     for (int32_t r = 0; r < rows; r++) {
         const float *score = scores + (size_t)r * (size_t)s->experts;
         for (int32_t e = 0; e < s->experts; e++)
-            if (!isfinite(score[e])) return fm_fail(err, FM_NUMERIC, "the router's score of expert %d for row %d is not finite", e, r);
+            if (!isfinite(score[e]))
+                return fm_fail(err, FM_NUMERIC, "the router's score of expert %d for row %d is not finite", e, r);
         choose(s, score, r, unsorted + (size_t)r * (size_t)s->k);
     }
     for (int32_t i = 0; i < n; i++) count[unsorted[i].expert + 1]++;

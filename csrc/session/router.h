@@ -9,7 +9,6 @@
  * scores the lower expert wins. `count` has room for experts + 1 numbers; `pick` for 2 * rows * k.
  * FM_NUMERIC on a score that is NaN or infinite.
  */
-fm_status fm_route(const fm_route_spec *spec, const float *scores, int32_t rows, fm_pick *pick,
-                   int32_t *count, fm_error *err);
+fm_status fm_route(const fm_route_spec *spec, const float *scores, int32_t rows, fm_pick *pick, int32_t *count, fm_error *err);
 
 #endif

@@ -63,9 +63,11 @@ static fm_status check(const fm_session *s, const int32_t *tokens, int32_t n, in
     if (wanted < 0 || wanted > n) return fm_fail(err, FM_ARGUMENT, "logits of %d of %d tokens", wanted, n);
     for (int32_t i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= m->manifest.spec.vocab_size)
-            return fm_fail(err, FM_ARGUMENT, "token %d is %d, the vocabulary has 0 .. %d", i, tokens[i], m->manifest.spec.vocab_size - 1);
+            return fm_fail(err, FM_ARGUMENT, "token %d is %d, the vocabulary has 0 .. %d", i, tokens[i],
+                           m->manifest.spec.vocab_size - 1);
     if (n > m->manifest.spec.max_positions - s->position)
-        return fm_fail(err, FM_FULL, "%d tokens after %d are more than the model's context of %d", n, s->position, m->manifest.spec.max_positions);
+        return fm_fail(err, FM_FULL, "%d tokens after %d are more than the model's context of %d", n, s->position,
+                       m->manifest.spec.max_positions);
     return FM_OK;
 }
 
@@ -98,7 +100,8 @@ static void fill_ropes(const fm_step *s)
 static fm_status all_finite(const float *x, size_t n, const char *what, fm_error *err)
 {
     for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return fm_fail(err, FM_NUMERIC, "%s %zu is not finite; if weights are sound, try kv_dtype=\"bf16\"", what, i);
+        if (!isfinite(x[i]))
+            return fm_fail(err, FM_NUMERIC, "%s %zu is not finite; if weights are sound, try kv_dtype=\"bf16\"", what, i);
     return FM_OK;
 }
 
@@ -179,21 +182,27 @@ static fm_status eval(fm_session *session, const int32_t *tokens, int32_t n, flo
     FM_TRY(fm_state_grow(session, session->position + n, err));
 
     fm_step step = {
-        .session = session, .model = m, .backend = m->backend, .op = m->backend->ops, .room = &m->room,
-        .rows = n, .position = session->position, .x = fm_tensor_first(m->room.x, n),
-        .normed = fm_tensor_first(m->room.normed, n), .y = fm_tensor_first(m->room.y, n),
+        .session = session,
+        .model = m,
+        .backend = m->backend,
+        .op = m->backend->ops,
+        .room = &m->room,
+        .rows = n,
+        .position = session->position,
+        .x = fm_tensor_first(m->room.x, n),
+        .normed = fm_tensor_first(m->room.normed, n),
+        .y = fm_tensor_first(m->room.y, n),
     };
     fm_store_stats before = store_stats(m);
     uint64_t started = fm_now_ns();
     FM_TRY(forward(&step, tokens, out, wanted, err));
-    session->now = !session->now;               /* only now: a failure leaves the old state */
+    session->now = !session->now; /* only now: a failure leaves the old state */
     session->position += n;
     account(session, n, &before, started);
     return FM_OK;
 }
 
-fm_status fm_session_eval(fm_session *session, const int32_t *tokens, int32_t n,
-                          float *logits_out, int32_t wanted, fm_error *err)
+fm_status fm_session_eval(fm_session *session, const int32_t *tokens, int32_t n, float *logits_out, int32_t wanted, fm_error *err)
 {
     pthread_mutex_lock(&session->model->turn);
     fm_status status = eval(session, tokens, n, logits_out, wanted, err);

@@ -35,8 +35,7 @@ fm_status fm_state_open(fm_session *session, fm_error *err)
     }
     FM_TRY(fm_model_charge(m, (int64_t)(2 * bytes), err));
     session->charged = 2 * bytes;
-    for (int32_t i = 0; i < 2; i++)
-        FM_TRY(b->ops->alloc(b, bytes + FM_PAGE, FM_SHARED, &session->state[i], err));
+    for (int32_t i = 0; i < 2; i++) FM_TRY(b->ops->alloc(b, bytes + FM_PAGE, FM_SHARED, &session->state[i], err));
     return FM_OK;
 }
 
@@ -52,7 +51,7 @@ void fm_state_close(fm_session *session)
     for (int32_t i = 0; i < 2; i++) b->ops->release(b, session->state[i]);
     free(session->kv);
     free(session->state_at);
-    fm_model_charge(m, -(int64_t)session->charged, NULL);       /* giving back cannot fail */
+    fm_model_charge(m, -(int64_t)session->charged, NULL); /* giving back cannot fail */
 }
 
 static fm_status grow_one(fm_backend *b, fm_buf **buf, size_t bytes, fm_error *err)

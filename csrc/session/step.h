@@ -7,28 +7,30 @@
 #include "model/model.h"
 
 /* The KV cache of one attention layer: [capacity][kv_heads * head_dim] each. */
-typedef struct { fm_buf *keys, *values; } fm_kv;
+typedef struct {
+    fm_buf *keys, *values;
+} fm_kv;
 
 struct fm_session {
-    fm_model         *model;
-    int32_t           position, capacity;       /* tokens kept, and room for them */
-    fm_kv            *kv;                       /* [layers]; NULL buffers where the mixer is delta */
-    fm_buf           *state[2];                 /* recurrent state of all delta layers */
-    size_t           *state_at;                 /* [layers]: where a layer's state begins */
-    int32_t           now;                      /* which of the two is the present state */
-    uint64_t          charged;                  /* bytes of the model's budget it holds */
-    atomic_int        cancel;
-    fm_session_stats  stats;
+    fm_model *model;
+    int32_t position, capacity; /* tokens kept, and room for them */
+    fm_kv *kv;                  /* [layers]; NULL buffers where the mixer is delta */
+    fm_buf *state[2];           /* recurrent state of all delta layers */
+    size_t *state_at;           /* [layers]: where a layer's state begins */
+    int32_t now;                /* which of the two is the present state */
+    uint64_t charged;           /* bytes of the model's budget it holds */
+    atomic_int cancel;
+    fm_session_stats stats;
 };
 
 typedef struct {
-    fm_session          *session;
-    fm_model            *model;
-    fm_backend          *backend;
+    fm_session *session;
+    fm_model *model;
+    fm_backend *backend;
     const fm_backend_ops *op;
-    fm_activations      *room;
-    int32_t              rows, position, layer;
-    fm_tensor            x, normed, y;          /* [rows][hidden_size] */
+    fm_activations *room;
+    int32_t rows, position, layer;
+    fm_tensor x, normed, y; /* [rows][hidden_size] */
 } fm_step;
 
 static inline const fm_layer_spec *fm_step_spec(const fm_step *s)

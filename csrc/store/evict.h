@@ -6,9 +6,9 @@
 
 /* A slot as the policy sees it. */
 typedef struct {
-    uint64_t used;              /* time of last use; 0: empty */
-    uint64_t lent;              /* ticket until which a device reads it */
-    int32_t  pinned;            /* part of the fetch under way */
+    uint64_t used;  /* time of last use; 0: empty */
+    uint64_t lent;  /* ticket until which a device reads it */
+    int32_t pinned; /* part of the fetch under way */
 } fm_slot_use;
 
 /* The slot to fill next: an empty one, else the least recently used that is neither pinned nor lent

@@ -12,24 +12,24 @@
 
 struct fm_expert_store {
     fm_expert_layout layout;
-    fm_reader       *reader;
-    uint8_t         *memory;
-    size_t           slot_bytes;
-    int32_t          slots, all_slots;
-    fm_slot_use     *use;               /* [all_slots] */
-    int32_t         *holds;             /* [all_slots]: layer * width + expert, or NOWHERE */
-    int32_t         *place;             /* [layers * width]: slot, or NOWHERE */
-    uint8_t         *trusted;           /* [layers * width]: checked once already */
-    int32_t          width;             /* experts of the widest layer */
-    uint64_t         clock;
-    fm_store_stats   stats;
+    fm_reader *reader;
+    uint8_t *memory;
+    size_t slot_bytes;
+    int32_t slots, all_slots;
+    fm_slot_use *use; /* [all_slots] */
+    int32_t *holds;   /* [all_slots]: layer * width + expert, or NOWHERE */
+    int32_t *place;   /* [layers * width]: slot, or NOWHERE */
+    uint8_t *trusted; /* [layers * width]: checked once already */
+    int32_t width;    /* experts of the widest layer */
+    uint64_t clock;
+    fm_store_stats stats;
 
     /* the fetch under way */
-    int32_t          layer, missing, parts_room;
-    int32_t         *missing_id, *missing_slot;         /* [all_slots] */
-    fm_read         *reads;             /* [all_slots * parts_room] */
-    int32_t         *group;
-    bool             reading;
+    int32_t layer, missing, parts_room;
+    int32_t *missing_id, *missing_slot; /* [all_slots] */
+    fm_read *reads;                     /* [all_slots * parts_room] */
+    int32_t *group;
+    bool reading;
 };
 
 static int32_t key_of(const fm_expert_store *s, int32_t layer, int32_t expert)
@@ -50,7 +50,7 @@ void fm_expert_store_close(fm_expert_store *s)
 {
     int32_t group;
     if (!s) return;
-    if (s->reading) fm_reader_wait(s->reader, &group, NULL);    /* no thread writes into the slots any more */
+    if (s->reading) fm_reader_wait(s->reader, &group, NULL); /* no thread writes into the slots any more */
     free(s->use);
     free(s->holds);
     free(s->place);
@@ -71,8 +71,8 @@ static void measure(const fm_expert_layout *layout, int32_t *width, int32_t *par
     }
 }
 
-fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader, void *memory,
-                               size_t slot_bytes, int32_t slots, fm_expert_store **out, fm_error *err)
+fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader, void *memory, size_t slot_bytes, int32_t slots,
+                               fm_expert_store **out, fm_error *err)
 {
     fm_expert_store *s = calloc(1, sizeof *s);
     if (!s) return fm_fail(err, FM_MEMORY, "no memory for an expert store");
@@ -170,7 +170,8 @@ static int32_t plan_reads(fm_expert_store *s)
             const fm_expert_part *part = &l->part[p];
             fm_extent from = part->each ? part->each[expert] : (fm_extent){part->file, part->base + expert * part->stride};
             fm_read *last = n > first ? &s->reads[n - 1] : NULL;
-            if (last && last->file == from.file && last->from + last->bytes == from.at && last->to + last->bytes == slot + part->at) {
+            if (last && last->file == from.file && last->from + last->bytes == from.at &&
+                last->to + last->bytes == slot + part->at) {
                 last->bytes += part->bytes;
                 continue;
             }
@@ -191,8 +192,8 @@ static fm_status check_ids(const fm_expert_store *s, int32_t layer, const int32_
     return FM_OK;
 }
 
-fm_status fm_expert_store_begin(fm_expert_store *s, int32_t layer, const int32_t *id, int32_t k,
-                                uint64_t done, int32_t *out, bool *hit, fm_error *err)
+fm_status fm_expert_store_begin(fm_expert_store *s, int32_t layer, const int32_t *id, int32_t k, uint64_t done, int32_t *out,
+                                bool *hit, fm_error *err)
 {
     if (s->reading) return fm_fail(err, FM_ARGUMENT, "a fetch is under way");
     FM_TRY(check_ids(s, layer, id, k, err));

@@ -1,6 +1,6 @@
 /* The model's files: opened once, by plain names inside one directory, of the size that was promised. */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE             /* O_DIRECT */
+#define _GNU_SOURCE /* O_DIRECT */
 #endif
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +31,8 @@ static int open_direct(int directory, const char *name)
 }
 #endif
 
-static fm_status open_one(int directory, const char *where, const char *name, uint64_t size, bool direct, fm_file *file, fm_error *err)
+static fm_status open_one(int directory, const char *where, const char *name, uint64_t size, bool direct, fm_file *file,
+                          fm_error *err)
 {
     struct stat st;
 
@@ -44,15 +45,15 @@ static fm_status open_one(int directory, const char *where, const char *name, ui
     if (file->buffered < 0 || fstat(file->buffered, &st) != 0) return fm_fail(err, FM_IO, "%s: %s", file->path, strerror(errno));
     if (!S_ISREG(st.st_mode)) return fm_fail(err, FM_FORMAT, "%s is not a regular file", file->path);
     if ((uint64_t)st.st_size != size)
-        return fm_fail(err, FM_FORMAT, "%s has %llu bytes, but must have %llu", file->path,
-                       (unsigned long long)st.st_size, (unsigned long long)size);
+        return fm_fail(err, FM_FORMAT, "%s has %llu bytes, but must have %llu", file->path, (unsigned long long)st.st_size,
+                       (unsigned long long)size);
     file->size = size;
-    if (direct) file->direct = open_direct(directory, name);     /* -1 where the file system has none */
+    if (direct) file->direct = open_direct(directory, name); /* -1 where the file system has none */
     return FM_OK;
 }
 
-fm_status fm_files_open(const char *directory, const char *const *path, const uint64_t *size,
-                        int32_t n, bool direct, fm_file **out, fm_error *err)
+fm_status fm_files_open(const char *directory, const char *const *path, const uint64_t *size, int32_t n, bool direct,
+                        fm_file **out, fm_error *err)
 {
     fm_status status = FM_OK;
     fm_file *files = calloc((size_t)n + 1, sizeof *files);

@@ -11,8 +11,8 @@
 
 #include "base/memory.h"
 
-#define MOST      ((size_t)1 << 30)     /* of one pread: Linux stops at 2 GiB - 4 KiB, macOS refuses 2 GiB */
-#define SPLITTABLE ((uint32_t)1 << 20)  /* shorter reads are not cut up */
+#define MOST ((size_t)1 << 30)         /* of one pread: Linux stops at 2 GiB - 4 KiB, macOS refuses 2 GiB */
+#define SPLITTABLE ((uint32_t)1 << 20) /* shorter reads are not cut up */
 
 /* ---- one range ---------------------------------------------------------------- */
 
@@ -24,8 +24,9 @@ static fm_status short_read(const fm_file *file, int fd, size_t wanted, uint64_t
         return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: %s", file->path, wanted,
                        (unsigned long long)from, got, strerror(error));
     if (fstat(fd, &st) == 0 && (uint64_t)st.st_size < file->size)
-        return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: the file was cut from %llu to %llu bytes while in use",
-                       file->path, wanted, (unsigned long long)from, got, (unsigned long long)file->size, (unsigned long long)st.st_size);
+        return fm_fail(
+            err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: the file was cut from %llu to %llu bytes while in use",
+            file->path, wanted, (unsigned long long)from, got, (unsigned long long)file->size, (unsigned long long)st.st_size);
     return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu", file->path, wanted, (unsigned long long)from, got);
 }
 
@@ -50,30 +51,36 @@ fm_status fm_read_all(const fm_file *file, void *to, size_t n, uint64_t from, fm
 
 /* ---- many, on threads ------------------------------------------------------------ */
 
-typedef struct { fm_read read; int32_t group; } piece;
+typedef struct {
+    fm_read read;
+    int32_t group;
+} piece;
 
 /* A thread's own aligned memory for direct reads that are not aligned themselves. */
-typedef struct { void *block; size_t bytes; } bounce;
+typedef struct {
+    void *block;
+    size_t bytes;
+} bounce;
 
 struct fm_reader {
     fm_reader_options how;
-    pthread_t        *thread;
-    int32_t           started;
+    pthread_t *thread;
+    int32_t started;
 
-    pthread_mutex_t   lock;
-    pthread_cond_t    work, idle;
-    bool              closing;
+    pthread_mutex_t lock;
+    pthread_cond_t work, idle;
+    bool closing;
 
     /* the batch in flight, under the lock */
-    piece            *pieces;
-    int32_t           count, room, next, done;
-    int32_t          *left;             /* pieces of each group still missing */
-    int32_t           groups_room;
-    fm_read_check     check;
-    void             *context;
-    fm_status         status;
-    int32_t           failed_group;
-    fm_error          why;
+    piece *pieces;
+    int32_t count, room, next, done;
+    int32_t *left; /* pieces of each group still missing */
+    int32_t groups_room;
+    fm_read_check check;
+    void *context;
+    fm_status status;
+    int32_t failed_group;
+    fm_error why;
 };
 
 static fm_status read_direct(const fm_file *file, const fm_read *r, bounce *own, fm_error *err)
@@ -120,7 +127,7 @@ static void *serve(void *argument)
         while (!r->closing && r->next >= r->count) pthread_cond_wait(&r->work, &r->lock);
         if (r->closing && r->next >= r->count) break;
         piece p = r->pieces[r->next++];
-        bool wasted = r->status != FM_OK;       /* the batch has failed: what is left is only counted */
+        bool wasted = r->status != FM_OK; /* the batch has failed: what is left is only counted */
         pthread_mutex_unlock(&r->lock);
 
         fm_error why = {0};
@@ -152,9 +159,10 @@ fm_status fm_reader_open(const fm_reader_options *options, fm_reader **out, fm_e
     pthread_cond_init(&r->idle, NULL);
     r->thread = calloc((size_t)options->threads, sizeof *r->thread);
 
-    sigfillset(&all);                           /* signals belong to the program's threads */
+    sigfillset(&all); /* signals belong to the program's threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (r->thread && r->started < options->threads && pthread_create(&r->thread[r->started], NULL, serve, r) == 0) r->started++;
+    while (r->thread && r->started < options->threads && pthread_create(&r->thread[r->started], NULL, serve, r) == 0)
+        r->started++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (r->started != options->threads) {
         int32_t got = r->started;
@@ -215,8 +223,8 @@ static int32_t cut(const fm_reader *r, const fm_read *read, int32_t group, piece
     return n;
 }
 
-fm_status fm_reader_start(fm_reader *r, const fm_read *reads, const int32_t *group, int32_t n,
-                          fm_read_check check, void *context, fm_error *err)
+fm_status fm_reader_start(fm_reader *r, const fm_read *reads, const int32_t *group, int32_t n, fm_read_check check, void *context,
+                          fm_error *err)
 {
     int32_t groups = 0, count = 0;
     for (int32_t i = 0; i < n; i++)

@@ -8,15 +8,15 @@
 
 /* One file of the model, open for the model's life. */
 typedef struct {
-    char    *path;
-    uint64_t size;              /* what the manifest says and fstat confirmed */
-    int      buffered, direct;  /* descriptors; direct is -1 where the file system has none */
+    char *path;
+    uint64_t size;        /* what the manifest says and fstat confirmed */
+    int buffered, direct; /* descriptors; direct is -1 where the file system has none */
 } fm_file;
 
 /* Open every file of directory/path[i] and check it has size[i] bytes.
  * FM_IO: cannot be opened. FM_FORMAT: another size. */
-fm_status fm_files_open(const char *directory, const char *const *path, const uint64_t *size,
-                        int32_t n, bool direct, fm_file **out, fm_error *err);
+fm_status fm_files_open(const char *directory, const char *const *path, const uint64_t *size, int32_t n, bool direct,
+                        fm_file **out, fm_error *err);
 void fm_files_close(fm_file *files, int32_t n);
 
 /* Read exactly n bytes at `from` or fail with FM_IO naming path, offset, wanted and got. */
@@ -24,7 +24,7 @@ fm_status fm_read_all(const fm_file *file, void *to, size_t n, uint64_t from, fm
 
 /* One piece of an expert. */
 typedef struct {
-    int32_t  file;
+    int32_t file;
     uint64_t from;
     uint32_t bytes;
     uint8_t *to;
@@ -41,18 +41,18 @@ typedef struct fm_reader fm_reader;
 
 typedef struct {
     const fm_file *file;
-    int32_t  threads;           /* >= 1 */
-    int32_t  split;             /* pieces a read of a megabyte or more is cut into; >= 1 */
-    bool     direct;            /* read around the page cache where file.direct allows */
+    int32_t threads; /* >= 1 */
+    int32_t split;   /* pieces a read of a megabyte or more is cut into; >= 1 */
+    bool direct;     /* read around the page cache where file.direct allows */
 } fm_reader_options;
 
 fm_status fm_reader_open(const fm_reader_options *options, fm_reader **out, fm_error *err);
-void fm_reader_close(fm_reader *reader);        /* waits for what is in flight; NULL is fine */
+void fm_reader_close(fm_reader *reader); /* waits for what is in flight; NULL is fine */
 
 /* Start reads[0..n): group[i] says which expert read i belongs to. `reads` and `group` are
  * copied. FM_MEMORY; nothing has started then. One batch in flight at a time. */
-fm_status fm_reader_start(fm_reader *reader, const fm_read *reads, const int32_t *group, int32_t n,
-                          fm_read_check check, void *context, fm_error *err);
+fm_status fm_reader_start(fm_reader *reader, const fm_read *reads, const int32_t *group, int32_t n, fm_read_check check,
+                          void *context, fm_error *err);
 
 /* Wait for the batch. On failure *group is the first one that failed, and every read has still ended:
  * no thread writes anywhere. */

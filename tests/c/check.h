@@ -10,25 +10,25 @@
 
 static int checks, failures;
 
-#define CHECK(condition)                                                        \
-    do {                                                                        \
-        checks++;                                                               \
-        if (!(condition)) {                                                     \
-            failures++;                                                         \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);     \
-        }                                                                       \
+#define CHECK(condition)                                                    \
+    do {                                                                    \
+        checks++;                                                           \
+        if (!(condition)) {                                                 \
+            failures++;                                                     \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+        }                                                                   \
     } while (0)
 
 /* The same with numbers that tell which case it was. */
-#define CHECK_THAT(condition, ...)                                              \
-    do {                                                                        \
-        checks++;                                                               \
-        if (!(condition)) {                                                     \
-            failures++;                                                         \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);     \
-            fprintf(stderr, __VA_ARGS__);                                       \
-            fprintf(stderr, "\n");                                              \
-        }                                                                       \
+#define CHECK_THAT(condition, ...)                                          \
+    do {                                                                    \
+        checks++;                                                           \
+        if (!(condition)) {                                                 \
+            failures++;                                                     \
+            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+            fprintf(stderr, __VA_ARGS__);                                   \
+            fprintf(stderr, "\n");                                          \
+        }                                                                   \
     } while (0)
 
 static inline int done(void)

@@ -34,7 +34,7 @@ static const int32_t lengths[] = {1, 3, 7, 8, 15, 16, 17, 31, 33, 64, 96, 128, 2
 
 typedef struct {
     fm_rows rows;
-    float  *x, *scale, *sum;
+    float *x, *scale, *sum;
     int8_t *q;
 } activations;
 
@@ -47,7 +47,8 @@ static activations make_rows(const fm_kernels *k, int32_t rows, int32_t cols, bo
     a.scale = must((size_t)rows * blocks * sizeof(float));
     a.sum = must((size_t)rows * blocks * sizeof(float));
     for (int32_t r = 0; r < rows; r++)
-        k->quantise(a.x + (size_t)r * (size_t)cols, cols, a.q + (size_t)r * stride, a.scale + (size_t)r * blocks, a.sum + (size_t)r * blocks);
+        k->quantise(a.x + (size_t)r * (size_t)cols, cols, a.q + (size_t)r * stride, a.scale + (size_t)r * blocks,
+                    a.sum + (size_t)r * blocks);
     a.rows = (fm_rows){rows, cols, a.x, (size_t)cols, q8 ? a.q : NULL, a.scale, a.sum, stride, blocks};
     return a;
 }
@@ -81,14 +82,17 @@ static void test_quantise(const fm_kernels *k)
     float x[32] = {[5] = NAN}, scale[2], sum[2];
     int8_t q[64];
     k->quantise(x, 32, q, scale, sum);
-    CHECK(isnan(scale[0]) || isnan(sum[0]));            /* never silently a number */
+    CHECK(isnan(scale[0]) || isnan(sum[0])); /* never silently a number */
     memset(x, 0, sizeof x);
     k->quantise(x, 32, q, scale, sum);
     CHECK(scale[0] == 0 && sum[0] == 0 && q[0] == 0);
 }
 
 /* A random matrix in exactly the bytes it needs, so that a sanitizer sees a read past them. */
-typedef struct { fm_matrix m; void *weight, *scales, *biases; } weights;
+typedef struct {
+    fm_matrix m;
+    void *weight, *scales, *biases;
+} weights;
 
 static weights make_weights(fm_quant quant, int32_t rows, int32_t cols, uint64_t seed)
 {
@@ -99,7 +103,7 @@ static weights make_weights(fm_quant quant, int32_t rows, int32_t cols, uint64_t
         for (size_t i = 0; i < l.weight_bytes; i++) ((uint8_t *)w.weight)[i] = (uint8_t)noise_bits(&seed);
         size_t size = fm_number_size(quant.scale);
         for (size_t i = 0; i < l.scale_bytes / size; i++) {
-            float s = noise(&seed) * 0.1f, b = noise(&seed) * 0.5f;     /* scales of both signs */
+            float s = noise(&seed) * 0.1f, b = noise(&seed) * 0.5f; /* scales of both signs */
             fm_numbers_encode(quant.scale, &s, 1, (uint8_t *)w.scales + i * size);
             fm_numbers_encode(quant.scale, &b, 1, (uint8_t *)w.biases + i * size);
         }
@@ -134,14 +138,16 @@ static void one_product(const fm_kernels *k, fm_quant quant, int32_t rows, int32
         fm_matrix_decode_row(&w.m, i, decoded);
         for (int32_t r = 0; r < batch; r++)
             for (int32_t j = 0; j < cols; j++)
-                want[(size_t)r * (size_t)rows + (size_t)i] += (double)decoded[j] * (double)a.x[(size_t)r * (size_t)cols + (size_t)j];
+                want[(size_t)r * (size_t)rows + (size_t)i] +=
+                    (double)decoded[j] * (double)a.x[(size_t)r * (size_t)cols + (size_t)j];
     }
     k->matmul(&w.m, 0, rows, &a.rows, out, (size_t)rows);
     fm_quant_name(quant, name);
-    CHECK_THAT(nmse(out, want, n) <= bound, "%s %s %d x %d, %d rows, q8 %d: %g", k->name, name, rows, cols, batch, q8, nmse(out, want, n));
+    CHECK_THAT(nmse(out, want, n) <= bound, "%s %s %d x %d, %d rows, q8 %d: %g", k->name, name, rows, cols, batch, q8,
+               nmse(out, want, n));
     CHECK(unharmed(out, n));
 
-    for (int32_t r = 0; r < batch; r++) {       /* alone, and in two ranges: the same bits */
+    for (int32_t r = 0; r < batch; r++) { /* alone, and in two ranges: the same bits */
         fm_rows one = a.rows;
         one.rows = 1;
         one.x += (size_t)r * one.x_stride;
@@ -171,16 +177,22 @@ static void test_matmul(const fm_kernels *k)
                     one_product(k, quant, 13, groups[g] * widths[c], 1 + 4 * c, false, 1e-11);
                     if (k->q8) one_product(k, quant, 53, 128 * widths[c], 5 + 4 * c, true, 1e-4);
                 }
-    for (int32_t batch = 1; batch <= 33; batch += 4) one_product(k, (fm_quant){FM_AFFINE, FM_BF16, 4, 64}, 90, 256, batch, k->q8, 1e-4);
-    one_product(k, (fm_quant){FM_AFFINE, FM_BF16, 4, 32}, 5, 17 * 1024 + 32, 3, k->q8, 1e-4);    /* wider than one pass */
+    for (int32_t batch = 1; batch <= 33; batch += 4)
+        one_product(k, (fm_quant){FM_AFFINE, FM_BF16, 4, 64}, 90, 256, batch, k->q8, 1e-4);
+    one_product(k, (fm_quant){FM_AFFINE, FM_BF16, 4, 32}, 5, 17 * 1024 + 32, 3, k->q8, 1e-4); /* wider than one pass */
     for (int32_t kind = 0; kind < 3; kind++)
-        for (int32_t l = 0; l < LENGTHS; l++) one_product(k, (fm_quant){.kind = (fm_number)kind}, 9, lengths[l], 1 + l % 5, false, 1e-11);
+        for (int32_t l = 0; l < LENGTHS; l++)
+            one_product(k, (fm_quant){.kind = (fm_number)kind}, 9, lengths[l], 1 + l % 5, false, 1e-11);
     one_product(k, (fm_quant){.kind = FM_BF16}, 4, 1300, 3, false, 1e-11);
 }
 
 /* ---- rows ------------------------------------------------------------------------------ */
 
-typedef struct { float *x, *y, *z, *out; double *want; int32_t n; } row_case;
+typedef struct {
+    float *x, *y, *z, *out;
+    double *want;
+    int32_t n;
+} row_case;
 
 static row_case make_case(int32_t n)
 {
@@ -211,18 +223,18 @@ static double energy(const float *x, int32_t n)
     return sum;
 }
 
-#define FOR_LENGTHS(what, call, formula)                                            \
-    for (int32_t l = 0; l < LENGTHS; l++) {                                         \
-        row_case c = make_case(lengths[l]);                                         \
-        double e = energy(c.x, c.n);                                                \
-        (void)e;                                                                    \
-        for (int32_t i = 0; i < c.n; i++) {                                         \
-            double x = (double)c.x[i], y = (double)c.y[i], z = (double)c.z[i];      \
-            (void)x, (void)y, (void)z;                                              \
-            c.want[i] = formula;                                                    \
-        }                                                                           \
-        call;                                                                       \
-        finish_case(k, c, what);                                                    \
+#define FOR_LENGTHS(what, call, formula)                                       \
+    for (int32_t l = 0; l < LENGTHS; l++) {                                    \
+        row_case c = make_case(lengths[l]);                                    \
+        double e = energy(c.x, c.n);                                           \
+        (void)e;                                                               \
+        for (int32_t i = 0; i < c.n; i++) {                                    \
+            double x = (double)c.x[i], y = (double)c.y[i], z = (double)c.z[i]; \
+            (void)x, (void)y, (void)z;                                         \
+            c.want[i] = formula;                                               \
+        }                                                                      \
+        call;                                                                  \
+        finish_case(k, c, what);                                               \
     }
 
 static void test_norm(const fm_kernels *k)
@@ -320,22 +332,25 @@ static void one_attention(const fm_kernels *k, fm_number kind, int32_t heads, in
     fill(values, cells, 13);
     fm_numbers_encode(kind, keys, (int32_t)cells, kc);
     fm_numbers_encode(kind, values, (int32_t)cells, vc);
-    fm_numbers_decode(kind, kc, (int32_t)cells, keys);  /* what the cache really holds */
+    fm_numbers_decode(kind, kc, (int32_t)cells, keys); /* what the cache really holds */
     fm_numbers_decode(kind, vc, (int32_t)cells, values);
     for (int32_t h = 0; h < heads; h++) {
         double top = -INFINITY, total = 0;
         for (int32_t t = 0; t < positions; t++) {
             p[t] = 0;
-            for (int32_t i = 0; i < dim; i++) p[t] += (double)q[h * dim + i] * (double)keys[(size_t)t * stride + (size_t)i] * 0.25;
+            for (int32_t i = 0; i < dim; i++)
+                p[t] += (double)q[h * dim + i] * (double)keys[(size_t)t * stride + (size_t)i] * 0.25;
             top = fmax(top, p[t]);
         }
         for (int32_t t = 0; t < positions; t++) total += p[t] = exp(p[t] - top);
         for (int32_t t = 0; t < positions; t++)
             for (int32_t i = 0; i < dim; i++) want[h * dim + i] += p[t] / total * (double)values[(size_t)t * stride + (size_t)i];
     }
-    fm_attention a = {q, out, (size_t)dim, kc, vc, stride, kind, heads, dim, positions, 0.25f, must(fm_attend_scratch(heads, dim) * 4)};
+    fm_attention a = {q,    out,   (size_t)dim, kc,        vc,    stride,
+                      kind, heads, dim,         positions, 0.25f, must(fm_attend_scratch(heads, dim) * 4)};
     k->attend(&a);
-    CHECK_THAT(nmse(out, want, n) <= 1e-11, "%s attend %d heads of %d at %d: %g", k->name, heads, dim, positions, nmse(out, want, n));
+    CHECK_THAT(nmse(out, want, n) <= 1e-11, "%s attend %d heads of %d at %d: %g", k->name, heads, dim, positions,
+               nmse(out, want, n));
     CHECK(unharmed(out, n));
     free(a.scratch);
     free(q);
@@ -362,12 +377,22 @@ static void test_attend(const fm_kernels *k)
 
 /* ---- delta rule ------------------------------------------------------------------------------ */
 
-typedef struct { int32_t n, dk, dv; float *q, *k, *v, *decay, *beta; } delta_input;
+typedef struct {
+    int32_t n, dk, dv;
+    float *q, *k, *v, *decay, *beta;
+} delta_input;
 
 static delta_input make_delta(int32_t n, int32_t dk, int32_t dv)
 {
     size_t rows = (size_t)n;
-    delta_input in = {n, dk, dv, must(rows * (size_t)dk * 4), must(rows * (size_t)dk * 4), must(rows * (size_t)dv * 4), must(rows * 4), must(rows * 4)};
+    delta_input in = {n,
+                      dk,
+                      dv,
+                      must(rows * (size_t)dk * 4),
+                      must(rows * (size_t)dk * 4),
+                      must(rows * (size_t)dv * 4),
+                      must(rows * 4),
+                      must(rows * 4)};
     uint64_t seed = (uint64_t)(n + dk + dv);
     fill(in.q, rows * (size_t)dk, seed);
     fill(in.k, rows * (size_t)dk, seed + 1);
@@ -418,8 +443,22 @@ static void run_delta(const fm_kernels *k, const delta_input *in, int32_t chunk,
     float *scratch = must(fm_delta_scratch(in->dk, in->dv) * 4);
     for (int32_t r = 0; r < in->n; r += chunk) {
         int32_t n = in->n - r < chunk ? in->n - r : chunk;
-        fm_delta d = {in->q + r * in->dk, in->k + r * in->dk, in->v + r * in->dv, (size_t)in->dk, (size_t)in->dv,
-                      in->decay + r, in->beta + r, 1, out + r * in->dv, (size_t)in->dv, state, state, n, in->dk, in->dv, scratch};
+        fm_delta d = {in->q + r * in->dk,
+                      in->k + r * in->dk,
+                      in->v + r * in->dv,
+                      (size_t)in->dk,
+                      (size_t)in->dv,
+                      in->decay + r,
+                      in->beta + r,
+                      1,
+                      out + r * in->dv,
+                      (size_t)in->dv,
+                      state,
+                      state,
+                      n,
+                      in->dk,
+                      in->dv,
+                      scratch};
         if (chunk == 1) k->delta_step(&d);
         else k->delta_chunk(&d);
     }
@@ -436,7 +475,8 @@ static void one_delta(const fm_kernels *k, int32_t n, int32_t dk, int32_t dv, in
     for (size_t i = 0; i < cells; i++) truth[i] = (double)(state[i] = (float)((double)(i % 7) * 0.1 - 0.3));
     delta_truth(&in, truth, want);
     run_delta(k, &in, chunk, state, out);
-    CHECK_THAT(nmse(out, want, outs) <= 1e-11, "%s delta n %d dk %d dv %d chunk %d: %g", k->name, n, dk, dv, chunk, nmse(out, want, outs));
+    CHECK_THAT(nmse(out, want, outs) <= 1e-11, "%s delta n %d dk %d dv %d chunk %d: %g", k->name, n, dk, dv, chunk,
+               nmse(out, want, outs));
     CHECK_THAT(nmse(state, truth, cells) <= 1e-11, "%s delta state, chunk %d: %g", k->name, chunk, nmse(state, truth, cells));
     CHECK(unharmed(out, outs) && unharmed(state, cells));
     free_delta(in);
@@ -451,7 +491,7 @@ static void test_delta_step(const fm_kernels *k)
     one_delta(k, 3, 16, 16, 1);
     one_delta(k, 5, 24, 40, 1);
     one_delta(k, 4, 9, 5, 1);
-    one_delta(k, 512, 64, 64, 1);               /* no drift */
+    one_delta(k, 512, 64, 64, 1); /* no drift */
 }
 
 static void test_delta_chunk(const fm_kernels *k)

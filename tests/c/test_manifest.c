@@ -5,33 +5,34 @@
 #include "model/manifest.h"
 #include "model/weights.h"
 
-static const char sound[] =
-    "flashmoe version=1\n"
-    "# a comment\n"
-    "\n"
-    "model hidden_size=64 vocab_size=10 layers=2 norm_eps=1e-06 max_positions=100 tied=1\n"
-    "file index=0 path=a.bin bytes=1000000\n"
-    "file index=1 path=b.bin bytes=1000000 sha256=00ff\n"
-    "rope index=0 dims=4 scale=1.5 inv_freq=1,0.01\n"
-    "layer index=0 mixer=delta key_heads=1 value_heads=2 key_dim=8 value_dim=8 conv_taps=4 ffn=moe experts=4 experts_per_token=2 renormalise=1 intermediate_size=32\n"
-    "layer index=1 mixer=attention heads=4 kv_heads=2 head_dim=8 rope=0 scale=0.35 gated=1 qk_norm=1 ffn=dense intermediate_size=96\n"
-    "tensor name=embed quant=affine:4:32:bf16 rows=10 cols=64\n"
-    "weight file=0 at=1 rows=2 count=5 stride=100\n"
-    "scales file=0 at=1001 rows=10\n"
-    "biases file=0 at=2001 rows=10\n"
-    "tensor name=norm quant=f32 rows=1 cols=64 add=1\n"
-    "weight file=1 at=0 rows=1\n"
-    "experts layer=0 gate=affine:4:32:bf16 up=bf16 down=f16\n"
-    "extent layer=0 part=gate.weight file=0 base=3 stride=5000\n"
-    "extent layer=0 part=gate.scales file=0 base=30001 stride=128\n"
-    "extent layer=0 part=gate.biases file=0 base=40001 stride=128\n"
-    "extent layer=0 part=up.weight file=1 expert=2 base=0\n"
-    "extent layer=0 part=up.weight file=1 expert=0 base=9000\n"
-    "extent layer=0 part=up.weight file=0 expert=1 base=5000\n"
-    "extent layer=0 part=up.weight file=1 expert=3 base=995904\n"
-    "extent layer=0 part=down.weight file=1 base=100000 stride=4096\n"
-    "checksum layer=0 first=0 xxh3=0123456789abcdef,ffffffffffffffff\n"
-    "checksum layer=0 first=2 xxh3=0000000000000001,0000000000000002\n";
+static const char sound[] = "flashmoe version=1\n"
+                            "# a comment\n"
+                            "\n"
+                            "model hidden_size=64 vocab_size=10 layers=2 norm_eps=1e-06 max_positions=100 tied=1\n"
+                            "file index=0 path=a.bin bytes=1000000\n"
+                            "file index=1 path=b.bin bytes=1000000 sha256=00ff\n"
+                            "rope index=0 dims=4 scale=1.5 inv_freq=1,0.01\n"
+                            "layer index=0 mixer=delta key_heads=1 value_heads=2 key_dim=8 value_dim=8 conv_taps=4 ffn=moe "
+                            "experts=4 experts_per_token=2 renormalise=1 intermediate_size=32\n"
+                            "layer index=1 mixer=attention heads=4 kv_heads=2 head_dim=8 rope=0 scale=0.35 gated=1 qk_norm=1 "
+                            "ffn=dense intermediate_size=96\n"
+                            "tensor name=embed quant=affine:4:32:bf16 rows=10 cols=64\n"
+                            "weight file=0 at=1 rows=2 count=5 stride=100\n"
+                            "scales file=0 at=1001 rows=10\n"
+                            "biases file=0 at=2001 rows=10\n"
+                            "tensor name=norm quant=f32 rows=1 cols=64 add=1\n"
+                            "weight file=1 at=0 rows=1\n"
+                            "experts layer=0 gate=affine:4:32:bf16 up=bf16 down=f16\n"
+                            "extent layer=0 part=gate.weight file=0 base=3 stride=5000\n"
+                            "extent layer=0 part=gate.scales file=0 base=30001 stride=128\n"
+                            "extent layer=0 part=gate.biases file=0 base=40001 stride=128\n"
+                            "extent layer=0 part=up.weight file=1 expert=2 base=0\n"
+                            "extent layer=0 part=up.weight file=1 expert=0 base=9000\n"
+                            "extent layer=0 part=up.weight file=0 expert=1 base=5000\n"
+                            "extent layer=0 part=up.weight file=1 expert=3 base=995904\n"
+                            "extent layer=0 part=down.weight file=1 base=100000 stride=4096\n"
+                            "checksum layer=0 first=0 xxh3=0123456789abcdef,ffffffffffffffff\n"
+                            "checksum layer=0 first=2 xxh3=0000000000000001,0000000000000002\n";
 
 static fm_status parse(const char *text, size_t length, fm_manifest *m, fm_error *err)
 {
@@ -54,12 +55,14 @@ static void test_sound(void)
     const fm_expert_layer *e = &m.experts[0];
     CHECK(e->experts == 4 && e->parts == 5 && e->runs == 4 && m.experts[1].experts == 0);
     CHECK(e->part[0].bytes == 1024 && e->part[0].at == 0 && e->part[1].at == 1024 && e->part[2].at == 1152);
-    CHECK(e->part[3].at == 1280 && e->part[3].bytes == 4096 && e->part[3].each && e->part[3].each[1].file == 0 && e->part[3].each[3].at == 995904);
+    CHECK(e->part[3].at == 1280 && e->part[3].bytes == 4096 && e->part[3].each && e->part[3].each[1].file == 0 &&
+          e->part[3].each[3].at == 995904);
     CHECK(e->part[4].at == 5376 && e->bytes == 9472);
     CHECK(e->xxh3 && e->xxh3[0] == 0x0123456789abcdefu && e->xxh3[3] == 2);
     fm_manifest_free(&m);
 
-    CHECK(fm_manifest_parse(sound, strlen(sound), 1, &m, &err) == FM_OK && m.spec.layer[0].route.k == 1 && m.spec.layer[0].route.native_k == 2);
+    CHECK(fm_manifest_parse(sound, strlen(sound), 1, &m, &err) == FM_OK && m.spec.layer[0].route.k == 1 &&
+          m.spec.layer[0].route.native_k == 2);
     fm_manifest_free(&m);
     CHECK(fm_manifest_parse(sound, strlen(sound), 3, &m, &err) == FM_ARGUMENT);
 
@@ -87,7 +90,9 @@ static char *edited(const char *from, const char *to)
 
 static void test_words(void)
 {
-    static const struct { const char *from, *to, *words; } wrong[] = {
+    static const struct {
+        const char *from, *to, *words;
+    } wrong[] = {
         {"version=1", "version=2", "version 2"},
         {"flashmoe version", "smashmoe version", "not a flashmoe manifest"},
         {"hidden_size=64", "hidden_size=0", "hidden_size=0 is not in"},
@@ -147,10 +152,10 @@ static void test_cut_short(void)
 {
     for (size_t n = 0; n < sizeof sound - 1; n++) {
         fm_manifest m;
-        char *exact = must(n);                  /* no byte past the end is there to be read */
+        char *exact = must(n); /* no byte past the end is there to be read */
         memcpy(exact, sound, n);
         if (parse(exact, n, &m, NULL) == FM_OK) {
-            size_t whole = (size_t)(strstr(sound, "checksum") - sound);       /* they may be left out, all of them */
+            size_t whole = (size_t)(strstr(sound, "checksum") - sound); /* they may be left out, all of them */
             CHECK_THAT(n >= sizeof sound - 2 || n == whole || n == whole - 1, "%zu bytes", n);
             fm_manifest_free(&m);
         } else {
@@ -163,7 +168,9 @@ static void test_cut_short(void)
 /* Random damage never crashes; what still parses is within its own bounds. */
 static void test_mutations(int32_t rounds)
 {
-    static const char *const pieces[] = {"9223372036854775807", "-1", "0", "=", " ", "\n", ",", "4294967296", "1e400", "record", "affine:8:128:f32", "layer=0", "expert=1"};
+    static const char *const pieces[] = {
+        "9223372036854775807", "-1",      "0",       "=", " ", "\n", ",", "4294967296", "1e400", "record",
+        "affine:8:128:f32",    "layer=0", "expert=1"};
     uint64_t seed = 42;
     char *text = must(sizeof sound + 4096);
 
@@ -204,7 +211,7 @@ static void test_mutations(int32_t rounds)
 
 int main(int argc, char **argv)
 {
-    setlocale(LC_ALL, "");                      /* numbers do not follow the locale */
+    setlocale(LC_ALL, ""); /* numbers do not follow the locale */
     test_sound();
     test_words();
     test_cut_short();

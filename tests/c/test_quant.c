@@ -36,7 +36,7 @@ static void test_halves(fm_number kind)
         fm_numbers_encode(kind, &value, 1, &back);
         CHECK_THAT(back == stored, "%04x became %04x", h, back);
         if ((h & 0x7fff) + 1 >= infinite) continue;
-        float middle = (float)((meaning(kind, h) + meaning(kind, h + 1)) / 2);  /* exact: one more digit */
+        float middle = (float)((meaning(kind, h) + meaning(kind, h + 1)) / 2); /* exact: one more digit */
         float tries[] = {nextafterf(middle, 0), middle, nextafterf(middle, h >> 15 ? -INFINITY : INFINITY)};
         uint32_t want[] = {h, h + (h & 1), h + 1};
         for (int i = 0; i < 3; i++) {
@@ -56,10 +56,22 @@ static void test_names(void)
                 char name[32];
                 fm_quant_name(q, name);
                 CHECK(fm_quant_parse(name, strlen(name), &back, &err) == FM_OK);
-                CHECK_THAT(back.kind == q.kind && back.scale == q.scale && back.bits == q.bits && back.group == q.group, "%s", name);
+                CHECK_THAT(back.kind == q.kind && back.scale == q.scale && back.bits == q.bits && back.group == q.group, "%s",
+                           name);
             }
-    static const char *const bad[] = {"", "f64", "bf", "bf16 ", "affine", "affine:4", "affine:4:64", "affine:7:64:bf16",
-                                      "affine:1:64:bf16", "affine:4:48:bf16", "affine:4:64:affine", "affine:4:64:bf16x", "affine:-4:64:f16"};
+    static const char *const bad[] = {"",
+                                      "f64",
+                                      "bf",
+                                      "bf16 ",
+                                      "affine",
+                                      "affine:4",
+                                      "affine:4:64",
+                                      "affine:7:64:bf16",
+                                      "affine:1:64:bf16",
+                                      "affine:4:48:bf16",
+                                      "affine:4:64:affine",
+                                      "affine:4:64:bf16x",
+                                      "affine:-4:64:f16"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         fm_quant q;
         CHECK_THAT(fm_quant_parse(bad[i], strlen(bad[i]), &q, &err) == FM_FORMAT, "%s", bad[i]);
@@ -88,7 +100,7 @@ static void test_decode(void)
         for (int g = 0; g < 3; g++) {
             int32_t bits = all_bits[b], group = all_groups[g];
             size_t row_bytes = (size_t)(cols / 8 * bits), groups = (size_t)(cols / group);
-            uint8_t *codes = must(rows * row_bytes);    /* exactly: a sanitizer sees a byte too many */
+            uint8_t *codes = must(rows * row_bytes); /* exactly: a sanitizer sees a byte too many */
             float scales[rows * cols / 32], biases[rows * cols / 32], out[cols], part[128];
             for (size_t i = 0; i < rows * row_bytes; i++) codes[i] = (uint8_t)noise_bits(&seed);
             for (size_t i = 0; i < rows * groups; i++) scales[i] = noise(&seed), biases[i] = noise(&seed);
@@ -125,8 +137,8 @@ static uint64_t fnv(const void *from, size_t n, uint64_t h)
  */
 static const struct {
     fm_number kind;
-    int32_t   bits;
-    uint64_t  hash[3];
+    int32_t bits;
+    uint64_t hash[3];
 } mlx[] = {
     {FM_F32, 2, {0x7ea3546f337fae6a, 0x83ef5d918cd99208, 0xfe89e2449fa92014}},
     {FM_F32, 3, {0x9ecb2101d6e3637f, 0xdb8515acfbfb4b22, 0xcb06d1627c0e1e01}},

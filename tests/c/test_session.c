@@ -14,7 +14,7 @@ enum { HIDDEN = 64, VOCAB = 40, EXPERTS = 6, K = 2, WIDE = 32, CONTEXT = 700 };
 static char directory[] = "/tmp/flashmoe_session_XXXXXX";
 static char manifest[32768];
 static size_t length;
-static size_t floats;           /* written to the one file so far */
+static size_t floats; /* written to the one file so far */
 static atomic_int calls, fail_at;
 
 ssize_t pread(int fd, void *to, size_t n, off_t from)
@@ -44,8 +44,11 @@ static void tensor(const char *name, int rows, int cols)
 static void moe_tensors(int layer)
 {
     char name[64];
-    const struct { const char *name; int rows, cols; } all[] = {
-        {"ffn_norm", 1, HIDDEN}, {"router", EXPERTS, HIDDEN}, {"shared_score", 1, HIDDEN},
+    const struct {
+        const char *name;
+        int rows, cols;
+    } all[] = {
+        {"ffn_norm", 1, HIDDEN},       {"router", EXPERTS, HIDDEN}, {"shared_score", 1, HIDDEN},
         {"shared_gate", WIDE, HIDDEN}, {"shared_up", WIDE, HIDDEN}, {"shared_down", HIDDEN, WIDE},
     };
     for (int i = 0; i < 6; i++) {
@@ -170,12 +173,16 @@ static void test_ways(const float *want)
 
     for (int slots = K; slots <= 2 * EXPERTS; slots += 2)
         for (int threads = 1; threads <= 3; threads++) {
-            fm_model_options o = {.threads = threads, .expert_slots = slots, .prefill_rows = 128, .kv = FM_KV_F32,
-                                  .read = threads == 2 ? FM_READ_DIRECT : FM_READ_BUFFERED, .read_threads = threads};
+            fm_model_options o = {.threads = threads,
+                                  .expert_slots = slots,
+                                  .prefill_rows = 128,
+                                  .kv = FM_KV_F32,
+                                  .read = threads == 2 ? FM_READ_DIRECT : FM_READ_BUFFERED,
+                                  .read_threads = threads};
             one_way(&o, 64, got);
             CHECK_THAT(memcmp(got, want, (size_t)N * VOCAB * 4) == 0, "slots %d threads %d", slots, threads);
         }
-    for (int step = 1; step <= 100; step += 33) {       /* other steps: the same but for rounding */
+    for (int step = 1; step <= 100; step += 33) { /* other steps: the same but for rounding */
         fm_model_options o = {.threads = 2, .prefill_rows = 128, .kv = FM_KV_F32};
         one_way(&o, step, got);
         CHECK_THAT(nmse(got, truth, (size_t)N * VOCAB) < 1e-9, "step %d: %g", step, nmse(got, truth, (size_t)N * VOCAB));
@@ -210,7 +217,7 @@ static void test_read_failures(const float *want)
             CHECK(fm_session_eval(s, ids, 64, got, 64, &err) == FM_OK);
         }
         CHECK(memcmp(got, want, 64 * VOCAB * 4) == 0);
-        int32_t next = token(64);                       /* a failure in the middle of a sequence, too */
+        int32_t next = token(64); /* a failure in the middle of a sequence, too */
         atomic_store(&calls, 0);
         atomic_store(&fail_at, at % 6);
         status = fm_session_eval(s, &next, 1, got, 1, &err);
@@ -267,13 +274,16 @@ static void test_refusals(void)
     fm_session_close(s);
     CHECK(fm_model_close(m) == FM_OK);
 
-    const fm_model_options bad[] = {{.threads = -1}, {.prefill_rows = 63}, {.experts_per_token = 7}, {.expert_slots = 1}, {.kv = (fm_kv_kind)9}, {.read_split = 99}};
-    for (int i = 0; i < 6; i++) CHECK_THAT(fm_model_open(manifest, length, directory, &bad[i], &none, &err) == FM_ARGUMENT && !none, "%d: %s", i, err.message);
+    const fm_model_options bad[] = {{.threads = -1},     {.prefill_rows = 63},  {.experts_per_token = 7},
+                                    {.expert_slots = 1}, {.kv = (fm_kv_kind)9}, {.read_split = 99}};
+    for (int i = 0; i < 6; i++)
+        CHECK_THAT(fm_model_open(manifest, length, directory, &bad[i], &none, &err) == FM_ARGUMENT && !none, "%d: %s", i,
+                   err.message);
     const fm_model_options poor = {.memory = 10000}, device = {.device = "abacus"};
     CHECK(fm_model_open(manifest, length, directory, &poor, &none, &err) == FM_BUDGET && strstr(err.message, "resident weights"));
     CHECK(fm_model_open(manifest, length, directory, &device, &none, &err) == FM_UNSUPPORTED && strstr(err.message, "abacus"));
     CHECK(fm_model_open(manifest, length, "/nowhere", NULL, &none, &err) == FM_IO);
-    for (int at = 0; at < 30; at++) {           /* every read of the resident weights fails once */
+    for (int at = 0; at < 30; at++) { /* every read of the resident weights fails once */
         atomic_store(&calls, 0);
         atomic_store(&fail_at, at);
         CHECK(fm_model_open(manifest, length, directory, NULL, &none, &err) == FM_IO && !none);

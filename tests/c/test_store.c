@@ -24,7 +24,7 @@ ssize_t pread(int fd, void *to, size_t n, off_t from)
         case IO_ERROR: errno = EIO; return -1;
         case END_OF_FILE: return 0;
         case INTERRUPTED: errno = EINTR; return -1;
-        case ONE_BYTE: n = n > 1 && (uintptr_t)to % 4096 ? 1 : n; break;       /* a short read, where alignment allows one */
+        case ONE_BYTE: n = n > 1 && (uintptr_t)to % 4096 ? 1 : n; break; /* a short read, where alignment allows one */
         default: break;
         }
     return syscall(SYS_pread64, fd, to, n, from);
@@ -67,16 +67,16 @@ static void write_files(void)
 }
 
 typedef struct {
-    fm_file         *files;
-    fm_reader       *reader;
+    fm_file *files;
+    fm_reader *reader;
     fm_expert_store *store;
-    void            *memory;
-    int32_t          slots;
-    fm_expert_part   part[LAYERS][2];
-    fm_extent        each[LAYERS][EXPERTS];
-    fm_expert_layer  layer[LAYERS];
-    uint64_t         sums[LAYERS][EXPERTS];
-    fm_finite_run    run;
+    void *memory;
+    int32_t slots;
+    fm_expert_part part[LAYERS][2];
+    fm_extent each[LAYERS][EXPERTS];
+    fm_expert_layer layer[LAYERS];
+    uint64_t sums[LAYERS][EXPERTS];
+    fm_finite_run run;
 } model;
 
 static void open_model(model *m, int32_t slots, bool direct, int32_t split, int32_t threads)
@@ -140,7 +140,8 @@ static void test_bytes(void)
                         if (noise_bits(&seed) % 3 == 0) id[k++] = e;
                     if (!k) continue;
                     CHECK(fetch(&m, layer, id, k, slot, NULL) == FM_OK);
-                    for (int32_t i = 0; i < k; i++) CHECK_THAT(holds(&m, slot[i], layer, id[i]), "direct %d split %d slots %d", direct, split, slots);
+                    for (int32_t i = 0; i < k; i++)
+                        CHECK_THAT(holds(&m, slot[i], layer, id[i]), "direct %d split %d slots %d", direct, split, slots);
                 }
                 fm_store_stats stats;
                 fm_expert_store_describe(m.store, &stats);
@@ -197,11 +198,11 @@ static void test_checks(void)
     m.layer[0].xxh3 = m.sums[0];
     CHECK(fetch(&m, 0, id, 1, slot, &err) == FM_OK);
     CHECK(fetch(&m, 0, id, 2, slot, &err) == FM_INTEGRITY && strstr(err.message, "layer 0 expert 3"));
-    CHECK(fetch(&m, 0, id, 2, slot, &err) == FM_INTEGRITY);     /* not only the first time */
+    CHECK(fetch(&m, 0, id, 2, slot, &err) == FM_INTEGRITY); /* not only the first time */
     m.sums[0][3] ^= 1;
     CHECK(fetch(&m, 0, id, 2, slot, &err) == FM_OK && holds(&m, slot[1], 0, 3));
 
-    m.run = (fm_finite_run){FM_BF16, 0, PART_A / 2};            /* these bytes do hold a bf16 that is no number */
+    m.run = (fm_finite_run){FM_BF16, 0, PART_A / 2}; /* these bytes do hold a bf16 that is no number */
     m.layer[2].run = &m.run;
     m.layer[2].runs = 1;
     size_t where = 0;
@@ -224,7 +225,7 @@ static void test_slots(void)
     CHECK(fm_expert_store_begin(m.store, 0, (int32_t[]){1, 1}, 2, 0, slot, hit, &err) == FM_ARGUMENT);
     CHECK(fm_expert_store_begin(m.store, 0, (int32_t[]){EXPERTS}, 1, 0, slot, hit, &err) == FM_ARGUMENT);
     CHECK(fetch(&m, 0, a, 2, slot, &err) == FM_OK);
-    fm_expert_store_lend(m.store, slot, 2, 7);                  /* the device reads them until ticket 7 */
+    fm_expert_store_lend(m.store, slot, 2, 7); /* the device reads them until ticket 7 */
     CHECK(fetch(&m, 0, b, 2, slot, &err) == FM_OK);
     fm_expert_store_lend(m.store, slot, 2, 8);
     CHECK(fm_expert_store_begin(m.store, 0, c, 2, 6, slot, hit, &err) == FM_BUSY);
@@ -248,7 +249,7 @@ static void test_evict(void)
     fm_slot_use use[4] = {{.used = 5}, {.used = 3, .pinned = 1}, {.used = 4, .lent = 9}, {.used = 6}};
     CHECK(fm_evict_choose(use, 4, 8) == 0);
     CHECK(fm_evict_choose(use, 4, 9) == 2);
-    use[3].used = 0;                                            /* empty ones first */
+    use[3].used = 0; /* empty ones first */
     CHECK(fm_evict_choose(use, 4, 9) == 3);
     CHECK(fm_evict_choose(use + 1, 1, 9) == -1);
 }

@@ -7,14 +7,18 @@
 #include "base/threads.h"
 #include "check.h"
 
-typedef struct { atomic_int times[500]; atomic_int workers; int plain[500]; } tally;
+typedef struct {
+    atomic_int times[500];
+    atomic_int workers;
+    int plain[500];
+} tally;
 
 static void count(void *context, int32_t piece, int32_t worker)
 {
     tally *t = context;
     atomic_fetch_add(&t->times[piece], 1);
     atomic_fetch_or(&t->workers, 1 << worker);
-    t->plain[piece] += piece + 1;               /* a race here is for the thread sanitizer */
+    t->plain[piece] += piece + 1; /* a race here is for the thread sanitizer */
 }
 
 static void nothing(void *context, int32_t piece, int32_t worker)
@@ -32,9 +36,10 @@ static void test_pool(int32_t threads)
     for (int32_t pieces = 0; pieces <= 500; pieces += 1 + pieces / 3, rounds++) {
         memset(&t, 0, sizeof t);
         fm_pool_run(pool, pieces, count, &t);
-        for (int32_t i = 0; i < 500; i++) CHECK(atomic_load(&t.times[i]) == (i < pieces) && t.plain[i] == (i < pieces ? i + 1 : 0));
+        for (int32_t i = 0; i < 500; i++)
+            CHECK(atomic_load(&t.times[i]) == (i < pieces) && t.plain[i] == (i < pieces ? i + 1 : 0));
         CHECK(atomic_load(&t.workers) < 1 << threads);
-        if (rounds % 5 == 0) usleep(2000);      /* long enough for workers to sleep */
+        if (rounds % 5 == 0) usleep(2000); /* long enough for workers to sleep */
     }
     uint64_t start = fm_now_ns();
     for (int32_t i = 0; i < 2000; i++) fm_pool_run(pool, 2 * threads, nothing, NULL);
@@ -54,7 +59,7 @@ static void test_memory(void)
     bytes = block;
     CHECK(bytes[0] == 7 && bytes[9999] == 7 && bytes[(1 << 20) - 1] == 0);
     memset(block, 9, 1 << 20);
-    fm_pages_discard(block, 5000, 10000);       /* whole pages inside: 8192 .. 12288 */
+    fm_pages_discard(block, 5000, 10000); /* whole pages inside: 8192 .. 12288 */
     CHECK(bytes[8191] == 9 && bytes[8192] == 0 && bytes[12287] == 0 && bytes[12288] == 9);
     fm_pages_unmap(block, 1 << 20);
     CHECK(fm_pages_map(SIZE_MAX - 5, &block, NULL) == FM_MEMORY);

@@ -9,29 +9,29 @@
 
 struct fm_buf {
     uint8_t *host;
-    size_t   bytes;
+    size_t bytes;
 };
 
 /* Rows as int8 codes: room for `rows` of up to `cols`. */
 typedef struct {
     int8_t *q;
-    float  *scale, *sum;
+    float *scale, *sum;
 } fm_q8_room;
 
 typedef struct {
-    fm_backend        base;
+    fm_backend base;
     const fm_kernels *k;
-    fm_pool          *pool;
-    int32_t           threads;
-    uint64_t          ticket;
-    fm_limits         limits;
-    void             *scratch;          /* one block, cut up below */
-    size_t            scratch_bytes;
-    fm_q8_room        input;            /* [limits.rows][limits.cols] */
-    fm_q8_room        hidden_q8;        /* [limits.picks][limits.intermediate_size] */
-    float            *hidden;           /* likewise */
-    uint8_t          *worker;           /* [threads][worker_bytes]: one piece's own */
-    size_t            worker_bytes;
+    fm_pool *pool;
+    int32_t threads;
+    uint64_t ticket;
+    fm_limits limits;
+    void *scratch; /* one block, cut up below */
+    size_t scratch_bytes;
+    fm_q8_room input;     /* [limits.rows][limits.cols] */
+    fm_q8_room hidden_q8; /* [limits.picks][limits.intermediate_size] */
+    float *hidden;        /* likewise */
+    uint8_t *worker;      /* [threads][worker_bytes]: one piece's own */
+    size_t worker_bytes;
 } fm_cpu;
 
 extern const fm_backend_ops fm_cpu_ops;
@@ -104,16 +104,16 @@ void fm_cpu_gate(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate);
 
 void fm_cpu_rope(fm_backend *b, fm_tensor x, fm_tensor table, int32_t head_dim);
 void fm_cpu_keep(fm_backend *b, fm_tensor cache, fm_tensor rows, int32_t position);
-void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values,
-                   const fm_attention_shape *s, int32_t position);
+void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values, const fm_attention_shape *s,
+                   int32_t position);
 void fm_cpu_conv(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor taps, fm_tensor to, fm_tensor from);
 void fm_cpu_delta_gates(fm_backend *b, fm_tensor decay, fm_tensor beta, fm_tensor a_log, fm_tensor dt_bias);
-void fm_cpu_delta(fm_backend *b, fm_tensor out, fm_tensor qkv, fm_tensor decay, fm_tensor beta,
-                  fm_tensor to, fm_tensor from, const fm_delta_shape *s, int32_t position);
+void fm_cpu_delta(fm_backend *b, fm_tensor out, fm_tensor qkv, fm_tensor decay, fm_tensor beta, fm_tensor to, fm_tensor from,
+                  const fm_delta_shape *s, int32_t position);
 void fm_cpu_gated_norm(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor z, fm_tensor weight, float eps);
 
-void fm_cpu_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes,
-                    const fm_pick *pick, int32_t n, const fm_expert_shape *s);
+void fm_cpu_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes, const fm_pick *pick, int32_t n,
+                    const fm_expert_shape *s);
 void fm_cpu_combine(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n);
 
 #endif

@@ -6,17 +6,17 @@
 #define STEP FM_EXPERT_STEP
 
 typedef struct {
-    fm_cpu                *c;
+    fm_cpu *c;
     const fm_expert_shape *s;
-    const fm_pick         *pick;
-    int32_t                n, steps;            /* picks; pieces an expert */
-    int32_t                groups;
-    int32_t                first[513];          /* picks of group g: first[g] .. first[g + 1] */
-    const uint8_t         *slots;
-    size_t                 slot_bytes;
-    fm_rows                x;                   /* all rows of the step */
-    fm_rows                hidden;              /* all picks */
-    float                 *outs;
+    const fm_pick *pick;
+    int32_t n, steps; /* picks; pieces an expert */
+    int32_t groups;
+    int32_t first[513]; /* picks of group g: first[g] .. first[g + 1] */
+    const uint8_t *slots;
+    size_t slot_bytes;
+    fm_rows x;      /* all rows of the step */
+    fm_rows hidden; /* all picks */
+    float *outs;
 } experts_job;
 
 /* The rows of one group side by side, in the thread's own memory. */
@@ -51,8 +51,8 @@ static fm_rows gather(const experts_job *j, int32_t group, int32_t worker, float
 }
 
 /* out[r][i - first] = rows first .. last of one of the group's matrices, with or without int8 codes. */
-static void product(const experts_job *j, fm_quant quant, int32_t rows, int32_t cols, uint32_t at, int32_t group,
-                    int32_t first, int32_t last, fm_rows x, float *out, size_t stride)
+static void product(const experts_job *j, fm_quant quant, int32_t rows, int32_t cols, uint32_t at, int32_t group, int32_t first,
+                    int32_t last, fm_rows x, float *out, size_t stride)
 {
     const uint8_t *slot = j->slots + (size_t)j->pick[j->first[group]].slot * j->slot_bytes;
     fm_matrix whole = fm_matrix_at(quant, rows, cols, slot + at), w = fm_cpu_band(&whole, first, last);
@@ -110,8 +110,8 @@ static void some_experts(experts_job *j)
     fm_pool_run(c->pool, j->groups * j->steps, down_piece, j);
 }
 
-void fm_cpu_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes,
-                    const fm_pick *pick, int32_t n, const fm_expert_shape *s)
+void fm_cpu_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes, const fm_pick *pick, int32_t n,
+                    const fm_expert_shape *s)
 {
     fm_cpu *c = fm_cpu_of(b);
     bool q8 = fm_cpu_wants_q8(c, s->gate_quant) || fm_cpu_wants_q8(c, s->up_quant);
@@ -135,10 +135,10 @@ void fm_cpu_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, s
 
 typedef struct {
     const fm_kernels *k;
-    float            *x;
-    const float      *outs;
-    const fm_pick    *pick;
-    int32_t           n, cols;
+    float *x;
+    const float *outs;
+    const fm_pick *pick;
+    int32_t n, cols;
 } combine_job;
 
 /* A band of columns of every row, so that each sum runs in the order of the picks. */

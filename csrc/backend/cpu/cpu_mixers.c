@@ -32,13 +32,13 @@ void fm_cpu_keep(fm_backend *b, fm_tensor cache, fm_tensor rows, int32_t positio
 }
 
 typedef struct {
-    const fm_cpu             *c;
+    const fm_cpu *c;
     const fm_attention_shape *s;
-    float                    *out;
-    const float              *q;
-    const uint8_t            *keys, *values;
-    fm_number                 kind;
-    int32_t                   position;
+    float *out;
+    const float *q;
+    const uint8_t *keys, *values;
+    fm_number kind;
+    int32_t position;
 } attend_job;
 
 /* One row and one kv head with the query heads that share it. Late rows are dearest: they come first. */
@@ -52,32 +52,46 @@ static void attend_piece(void *context, int32_t piece, int32_t worker)
     size_t at = ((size_t)row * (size_t)s->heads + (size_t)kv * (size_t)group) * (size_t)s->head_dim;
 
     fm_attention a = {
-        .q = j->q + at, .out = j->out + at, .q_stride = (size_t)s->head_dim,
-        .keys = j->keys + head, .values = j->values + head, .stride = stride, .kind = j->kind,
-        .heads = group, .head_dim = s->head_dim, .positions = j->position + row + 1,
-        .scale = s->scale, .scratch = worker_scratch(j->c, worker),
+        .q = j->q + at,
+        .out = j->out + at,
+        .q_stride = (size_t)s->head_dim,
+        .keys = j->keys + head,
+        .values = j->values + head,
+        .stride = stride,
+        .kind = j->kind,
+        .heads = group,
+        .head_dim = s->head_dim,
+        .positions = j->position + row + 1,
+        .scale = s->scale,
+        .scratch = worker_scratch(j->c, worker),
     };
     j->c->k->attend(&a);
 }
 
-void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values,
-                   const fm_attention_shape *s, int32_t position)
+void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values, const fm_attention_shape *s,
+                   int32_t position)
 {
     fm_cpu *c = fm_cpu_of(b);
-    attend_job j = {c, s, fm_cpu_floats(out), fm_cpu_floats(q), keys.buf->host + keys.offset,
-                    values.buf->host + values.offset, keys.quant.kind, position};
+    attend_job j = {c,
+                    s,
+                    fm_cpu_floats(out),
+                    fm_cpu_floats(q),
+                    keys.buf->host + keys.offset,
+                    values.buf->host + values.offset,
+                    keys.quant.kind,
+                    position};
     fm_pool_run(c->pool, q.rows * s->kv_heads, attend_piece, &j);
 }
 
 /* ---- gated delta net -------------------------------------------------------- */
 
-#define CONV_STEP 2048          /* channels a piece */
+#define CONV_STEP 2048 /* channels a piece */
 
 typedef struct {
     const fm_kernels *k;
-    float            *out;
-    const float      *x, *from, *weight;
-    int32_t           channels, taps, pieces_a_row;
+    float *out;
+    const float *x, *from, *weight;
+    int32_t channels, taps, pieces_a_row;
 } conv_job;
 
 static void conv_piece(void *context, int32_t piece, int32_t worker)
@@ -89,23 +103,22 @@ static void conv_piece(void *context, int32_t piece, int32_t worker)
     const float *rows[64];
 
     for (int32_t t = 0; t < j->taps; t++) {
-        int32_t r = row - (j->taps - 1) + t;    /* before the first row lies the state */
-        rows[t] = (r < 0 ? j->from + (size_t)(j->taps - 1 + r) * (size_t)j->channels
-                         : j->x + (size_t)r * (size_t)j->channels) + first;
+        int32_t r = row - (j->taps - 1) + t; /* before the first row lies the state */
+        rows[t] =
+            (r < 0 ? j->from + (size_t)(j->taps - 1 + r) * (size_t)j->channels : j->x + (size_t)r * (size_t)j->channels) + first;
     }
-    j->k->conv(j->out + (size_t)row * (size_t)j->channels + first, rows,
-               j->weight + (size_t)first * (size_t)j->taps, j->taps, n);
+    j->k->conv(j->out + (size_t)row * (size_t)j->channels + first, rows, j->weight + (size_t)first * (size_t)j->taps, j->taps, n);
 }
 
 void fm_cpu_conv(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor taps, fm_tensor to, fm_tensor from)
 {
     fm_cpu *c = fm_cpu_of(b);
-    conv_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(from), fm_cpu_floats(taps),
-                  x.cols, taps.cols, fm_pieces(x.cols, CONV_STEP)};
+    conv_job j = {c->k,      fm_cpu_floats(out),          fm_cpu_floats(x), fm_cpu_floats(from), fm_cpu_floats(taps), x.cols,
+                  taps.cols, fm_pieces(x.cols, CONV_STEP)};
     fm_pool_run(c->pool, x.rows * j.pieces_a_row, conv_piece, &j);
 
     size_t row_bytes = (size_t)x.cols * sizeof(float);
-    for (int32_t t = 0; t < taps.cols - 1; t++) {       /* the last rows of state and input together */
+    for (int32_t t = 0; t < taps.cols - 1; t++) { /* the last rows of state and input together */
         int32_t r = x.rows - (taps.cols - 1) + t;
         const float *last = r < 0 ? j.from + (size_t)(taps.cols - 1 + r) * (size_t)x.cols : j.x + (size_t)r * (size_t)x.cols;
         memcpy(fm_cpu_floats(to) + (size_t)t * (size_t)x.cols, last, row_bytes);
@@ -129,11 +142,11 @@ void fm_cpu_delta_gates(fm_backend *b, fm_tensor decay, fm_tensor beta, fm_tenso
 }
 
 typedef struct {
-    const fm_cpu         *c;
+    const fm_cpu *c;
     const fm_delta_shape *s;
-    float                *out, *qkv, *to;
-    const float          *decay, *beta, *from;
-    int32_t               rows, position;
+    float *out, *qkv, *to;
+    const float *decay, *beta, *from;
+    int32_t rows, position;
 } delta_job;
 
 static size_t qkv_width(const fm_delta_shape *s)
@@ -164,8 +177,14 @@ static void delta_piece(void *context, int32_t head, int32_t worker)
     size_t state_at = value_at * (size_t)s->key_dim;
 
     fm_delta d = {
-        .qk_stride = width, .v_stride = width, .gate_stride = (size_t)s->value_heads, .out_stride = values,
-        .from = j->from + state_at, .to = j->to + state_at, .key_dim = s->key_dim, .value_dim = s->value_dim,
+        .qk_stride = width,
+        .v_stride = width,
+        .gate_stride = (size_t)s->value_heads,
+        .out_stride = values,
+        .from = j->from + state_at,
+        .to = j->to + state_at,
+        .key_dim = s->key_dim,
+        .value_dim = s->value_dim,
         .scratch = worker_scratch(j->c, worker),
     };
     for (int32_t row = 0; row < j->rows; row += d.n, d.from = d.to) {
@@ -183,22 +202,30 @@ static void delta_piece(void *context, int32_t head, int32_t worker)
     }
 }
 
-void fm_cpu_delta(fm_backend *b, fm_tensor out, fm_tensor qkv, fm_tensor decay, fm_tensor beta,
-                  fm_tensor to, fm_tensor from, const fm_delta_shape *s, int32_t position)
+void fm_cpu_delta(fm_backend *b, fm_tensor out, fm_tensor qkv, fm_tensor decay, fm_tensor beta, fm_tensor to, fm_tensor from,
+                  const fm_delta_shape *s, int32_t position)
 {
     fm_cpu *c = fm_cpu_of(b);
-    delta_job j = {c, s, fm_cpu_floats(out), fm_cpu_floats(qkv), fm_cpu_floats(to), fm_cpu_floats(decay),
-                   fm_cpu_floats(beta), fm_cpu_floats(from), qkv.rows, position};
+    delta_job j = {c,
+                   s,
+                   fm_cpu_floats(out),
+                   fm_cpu_floats(qkv),
+                   fm_cpu_floats(to),
+                   fm_cpu_floats(decay),
+                   fm_cpu_floats(beta),
+                   fm_cpu_floats(from),
+                   qkv.rows,
+                   position};
     fm_pool_run(c->pool, qkv.rows, unit_piece, &j);
     fm_pool_run(c->pool, s->value_heads, delta_piece, &j);
 }
 
 typedef struct {
     const fm_kernels *k;
-    float            *out;
-    const float      *x, *z, *w;
-    int32_t           heads, dim;
-    float             eps;
+    float *out;
+    const float *x, *z, *w;
+    int32_t heads, dim;
+    float eps;
 } gated_job;
 
 static void gated_piece(void *context, int32_t row, int32_t worker)
@@ -213,7 +240,8 @@ static void gated_piece(void *context, int32_t row, int32_t worker)
 void fm_cpu_gated_norm(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor z, fm_tensor weight, float eps)
 {
     fm_cpu *c = fm_cpu_of(b);
-    gated_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(z), fm_cpu_floats(weight),
-                   x.cols / weight.cols, weight.cols, eps};
+    gated_job j = {
+        c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(z), fm_cpu_floats(weight), x.cols / weight.cols, weight.cols,
+        eps};
     fm_pool_run(c->pool, x.rows, gated_piece, &j);
 }

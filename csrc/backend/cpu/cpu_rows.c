@@ -5,9 +5,9 @@
 
 typedef struct {
     const fm_kernels *k;
-    fm_rows           x;
-    fm_q8_room        room;
-    size_t            stride, blocks;
+    fm_rows x;
+    fm_q8_room room;
+    size_t stride, blocks;
 } quantise_job;
 
 static void quantise_piece(void *context, int32_t row, int32_t worker)
@@ -44,10 +44,10 @@ int32_t fm_cpu_step(const fm_matrix *w, int32_t rows)
 
 typedef struct {
     const fm_kernels *k;
-    fm_matrix         w;
-    fm_rows           x;
-    float            *out;
-    int32_t           step;
+    fm_matrix w;
+    fm_rows x;
+    float *out;
+    int32_t step;
 } matmul_job;
 
 static void matmul_piece(void *context, int32_t piece, int32_t worker)
@@ -82,10 +82,10 @@ void fm_cpu_matmul_exact(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tens
 
 typedef struct {
     const fm_kernels *k;
-    float            *out;
-    const float      *x, *y;
-    int32_t           cols, y_cols;
-    float             eps;
+    float *out;
+    const float *x, *y;
+    int32_t cols, y_cols;
+    float eps;
 } rows_job;
 
 static void norm_piece(void *context, int32_t row, int32_t worker)
@@ -128,7 +128,7 @@ static void gate_piece(void *context, int32_t row, int32_t worker)
         j->k->gate(j->out + at, j->x + at, j->y + at, j->cols);
         return;
     }
-    float one = 1, share;                       /* one gate for the whole row */
+    float one = 1, share; /* one gate for the whole row */
     j->k->gate(&share, &one, j->y + row, 1);
     for (int32_t i = 0; i < j->cols; i++) j->out[at + (size_t)i] = j->x[at + (size_t)i] * share;
 }
