@@ -2,10 +2,8 @@
 #include "session/router.h"
 #include "session/step.h"
 
-#include "base/clock.h"
-#include "base/memory.h"
-
-#define WAVE 1024 /* experts of one wave; a layer with more takes several */
+#define PREFILL_WAVE 32 /* enough to keep the disk busy, few enough that reading and computing alternate finely */
+#define WAVE 1024       /* experts of one wave; a layer with more takes several */
 
 /* The expert that every row uses: resident, so it is computed while the routed ones are being read. */
 static void shared_expert(fm_step *s, fm_cut *cut)
@@ -25,45 +23,75 @@ static void shared_expert(fm_step *s, fm_cut *cut)
     op->gate(b, s->y, s->y, score);
 }
 
-/* The next distinct experts of pick[from..n), at most `most`; *to is the first pick past them. */
-static int32_t next_experts(const fm_pick *pick, int32_t from, int32_t n, int32_t most, int32_t *id, int32_t *to)
-{
-    int32_t ids = 0, i = from;
-    for (; i < n; i++) {
-        if (ids && pick[i].expert == id[ids - 1]) continue;
-        if (ids == most) break;
-        id[ids++] = pick[i].expert;
-    }
-    *to = i;
-    return ids;
-}
+/* Some experts that are read together, and the picks they serve. */
+typedef struct {
+    int32_t id[WAVE], slot[WAVE];
+    int32_t ids, from, to;
+} wave;
 
-static fm_status begin(fm_step *s, const int32_t *id, int32_t ids, uint64_t ticket, int32_t *slot, bool *hit, fm_error *err)
+/* Begin to read the next distinct experts of pick[from .. n), at most `most`. FM_BUSY: there are no slots to spare. */
+static fm_status begin(fm_step *s, wave *w, int32_t from, int32_t n, int32_t most, uint64_t ticket, fm_error *err)
 {
-    fm_expert_store *store = s->model->store;
+    const fm_pick *pick = s->room->pick;
     fm_backend *b = s->backend;
-    fm_status status = fm_expert_store_begin(store, s->layer, id, ids, s->op->done(b), slot, hit, err);
+    bool hit[WAVE];
+
+    w->ids = 0;
+    w->from = from;
+    for (w->to = from; w->to < n; w->to++) {
+        if (w->ids && pick[w->to].expert == w->id[w->ids - 1]) continue;
+        if (w->ids == most) break;
+        w->id[w->ids++] = pick[w->to].expert;
+    }
+    fm_status status = fm_expert_store_begin(s->model->store, s->layer, w->id, w->ids, s->op->done(b), w->slot, hit, err);
     if (status != FM_BUSY) return status;
-    FM_TRY(s->op->wait(b, ticket, err)); /* the wave before still holds its slots */
-    return fm_expert_store_begin(store, s->layer, id, ids, s->op->done(b), slot, hit, err);
+    FM_TRY(s->op->wait(b, ticket, err)); /* an earlier wave still holds its slots */
+    return fm_expert_store_begin(s->model->store, s->layer, w->id, w->ids, s->op->done(b), w->slot, hit, err);
 }
 
-/* Compute the picks whose experts lie in these slots, and lend the slots until that is done. */
-static uint64_t compute(fm_step *s, fm_tensor outs, int32_t from, int32_t to, const int32_t *slot, int32_t ids)
+/* Compute the picks of a wave that is in memory; its slots are lent until that is done. */
+static uint64_t compute(fm_step *s, fm_tensor outs, const wave *w)
 {
     fm_pick *pick = s->room->pick;
     const fm_layer_spec *spec = fm_step_spec(s);
 
-    for (int32_t i = from, at = 0; i < to; i++) {
-        if (i > from && pick[i].expert != pick[i - 1].expert) at++;
-        pick[i].slot = slot[at];
+    for (int32_t i = w->from, at = 0; i < w->to; i++) {
+        if (i > w->from && pick[i].expert != pick[i - 1].expert) at++;
+        pick[i].slot = w->slot[at];
     }
-    outs.offset += (size_t)from * (size_t)outs.cols * sizeof(float);
-    outs.rows = to - from;
-    s->op->experts(s->backend, outs, s->normed, s->model->slots, s->model->slot_bytes, pick + from, to - from, &spec->expert);
+    outs.offset += (size_t)w->from * (size_t)outs.cols * sizeof(float);
+    outs.rows = w->to - w->from;
+    s->op->experts(s->backend, outs, s->normed, s->model->slots, s->model->slot_bytes, pick + w->from, outs.rows, &spec->expert);
     uint64_t ticket = s->op->submit(s->backend);
-    fm_expert_store_lend(s->model->store, slot, ids, ticket);
+    fm_expert_store_lend(s->model->store, w->slot, w->ids, ticket);
     return ticket;
+}
+
+static bool is_cancelled(const fm_step *s)
+{
+    return atomic_load_explicit(&s->session->cancel, memory_order_relaxed);
+}
+
+/*
+ * All waves after the first, which is in memory: while one is computed, the next is read, as long as
+ * there are slots for both. At every return no read is under way.
+ */
+static fm_status waves(fm_step *s, wave *now, wave *next, fm_tensor outs, int32_t n, int32_t most, uint64_t ticket, fm_error *err)
+{
+    while (now->to < n) {
+        if (is_cancelled(s)) return fm_fail(err, FM_CANCELLED, "cancelled");
+        fm_expert_store_lend(s->model->store, now->slot, now->ids, UINT64_MAX);
+        fm_status status = begin(s, next, now->to, n, most, ticket, err);
+        ticket = compute(s, outs, now);
+        if (status == FM_BUSY) status = begin(s, next, now->to, n, most, ticket, err);
+        FM_TRY(status);
+        FM_TRY(fm_expert_store_finish(s->model->store, err));
+        wave *done = now;
+        now = next;
+        next = done;
+    }
+    compute(s, outs, now);
+    return FM_OK;
 }
 
 fm_status fm_ffn_moe(fm_step *s, fm_error *err)
@@ -75,26 +103,25 @@ fm_status fm_ffn_moe(fm_step *s, fm_error *err)
     fm_cut cut = fm_cut_start(s->room);
     fm_tensor scores = fm_cut_take(&cut, s->rows, spec->route.experts);
     fm_tensor outs = fm_cut_take(&cut, s->rows * spec->route.k, s->x.cols);
-    int32_t n = s->rows * spec->route.k, id[WAVE], slot[WAVE], to;
-    int32_t most = fm_expert_store_slots(s->model->store);
-    bool hit[WAVE], shared = spec->shared_intermediate_size > 0;
+    int32_t n = s->rows * spec->route.k, most = fm_expert_store_slots(s->model->store);
+    bool shared = spec->shared_intermediate_size > 0;
+    wave first, second;
 
+    /* one token needs all of its experts at once; many tokens go in waves, one read while another is computed */
+    if (s->rows > 1) most = most / 2 < 1 ? 1 : most / 2 < PREFILL_WAVE ? most / 2 : PREFILL_WAVE;
     if (most > WAVE) most = WAVE;
     op->norm(b, s->normed, s->x, w->ffn_norm, s->model->manifest.spec.norm_eps);
     op->matmul_exact(b, scores, w->router, s->normed);
     uint64_t ticket = op->submit(b);
     FM_TRY(op->wait(b, ticket, err)); /* one token: the layer's only wait */
-    FM_TRY(fm_route(&spec->route, (const float *)(const void *)((const uint8_t *)op->host(scores.buf) + scores.offset), s->rows,
-                    s->room->pick, s->room->count, err));
+    const uint8_t *host = op->host(scores.buf);
+    FM_TRY(
+        fm_route(&spec->route, (const float *)(const void *)(host + scores.offset), s->rows, s->room->pick, s->room->count, err));
 
-    for (int32_t from = 0; from < n; from = to) {
-        if (atomic_load_explicit(&s->session->cancel, memory_order_relaxed)) return fm_fail(err, FM_CANCELLED, "cancelled");
-        int32_t ids = next_experts(s->room->pick, from, n, most, id, &to);
-        FM_TRY(begin(s, id, ids, ticket, slot, hit, err));
-        if (from == 0 && shared) shared_expert(s, &cut);
-        FM_TRY(fm_expert_store_finish(s->model->store, err));
-        ticket = compute(s, outs, from, to, slot, ids);
-    }
+    FM_TRY(begin(s, &first, 0, n, most, ticket, err));
+    if (shared) shared_expert(s, &cut);
+    FM_TRY(fm_expert_store_finish(s->model->store, err));
+    FM_TRY(waves(s, &first, &second, outs, n, most, ticket, err));
     op->combine(b, s->x, outs, s->room->pick, n);
     if (shared) op->add(b, s->x, s->x, s->y);
     return FM_OK;
