@@ -55,7 +55,7 @@ def test_address_and_undefined_behaviour(tmp_path: Path) -> None:
 def test_data_races(tmp_path: Path) -> None:
     build_and_test(
         tmp_path, "-DFLASHMOE_SANITIZE=thread", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-        only="threads|store|session",
+        only="threads|read|store|session",
     )  # fmt: skip
 
 

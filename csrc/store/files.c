@@ -41,7 +41,7 @@ static fm_status open_one(int directory, const char *where, const char *name, ui
     file->path = malloc(length);
     if (!file->path) return fm_fail(err, FM_MEMORY, "no memory for a path");
     snprintf(file->path, length, "%s/%s", where, name);
-    file->buffered = openat(directory, name, O_RDONLY | O_CLOEXEC);
+    file->buffered = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not wait for its writer */
     if (file->buffered < 0 || fstat(file->buffered, &st) != 0) return fm_fail(err, FM_IO, "%s: %s", file->path, strerror(errno));
     if (!S_ISREG(st.st_mode)) return fm_fail(err, FM_FORMAT, "%s is not a regular file", file->path);
     if ((uint64_t)st.st_size != size)

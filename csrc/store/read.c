@@ -20,13 +20,13 @@
 static fm_status short_read(const fm_file *file, int fd, size_t wanted, uint64_t from, size_t got, int error, fm_error *err)
 {
     struct stat st;
-    if (error)
-        return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: %s", file->path, wanted,
-                       (unsigned long long)from, got, strerror(error));
     if (fstat(fd, &st) == 0 && (uint64_t)st.st_size < file->size)
         return fm_fail(
             err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: the file was cut from %llu to %llu bytes while in use",
             file->path, wanted, (unsigned long long)from, got, (unsigned long long)file->size, (unsigned long long)st.st_size);
+    if (error)
+        return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: %s", file->path, wanted,
+                       (unsigned long long)from, got, strerror(error));
     return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu", file->path, wanted, (unsigned long long)from, got);
 }
 

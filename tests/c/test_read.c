@@ -1,0 +1,285 @@
+/* The reader over one large file: every way of reading gives the same bytes, and only those; what is cut, checked or refused. */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "check.h"
+#include "store/read.h"
+
+enum { SIZE = (9 << 20) + 777, READS = 7, GUARD = 64, ROOM = 5 << 20 };
+
+static char directory[] = "/var/tmp/flashmoe_read_XXXXXX";
+static const char *const big = "big.bin";
+static uint8_t *content; /* [SIZE], what is in the file */
+static atomic_int preads;
+
+ssize_t pread(int fd, void *to, size_t n, off_t from)
+{
+    atomic_fetch_add(&preads, 1);
+    return syscall(SYS_pread64, fd, to, n, from);
+}
+
+static void path_of(const char *name, char out[128])
+{
+    snprintf(out, 128, "%s/%s", directory, name);
+}
+
+static void write_file(const char *name, size_t bytes)
+{
+    char path[128];
+    path_of(name, path);
+    FILE *file = fopen(path, "wb");
+    CHECK(file && fwrite(content, 1, bytes, file) == bytes);
+    if (file) fclose(file);
+}
+
+static void remove_file(const char *name)
+{
+    char path[128];
+    path_of(name, path);
+    unlink(path);
+}
+
+/* ---- the same bytes, however they are read --------------------------------------------------- */
+
+/* Offset, length, and how far from a page the target starts. */
+typedef struct {
+    uint64_t from;
+    uint32_t bytes, shift;
+    int32_t group;
+} range;
+
+static const range ranges[READS] = {
+    {0, 2 << 20, 0, 0},                          /* aligned throughout: straight into place */
+    {4096 * 3, 1 << 20, 8, 1},                   /* an aligned range, a target that is not */
+    {4097, (1 << 20) + 1, 1, 1},                 /* nothing aligned */
+    {SIZE - (3 << 20) - 5, (3 << 20) + 5, 5, 2}, /* to the last byte of a file of odd size */
+    {SIZE - 1, 1, 0, 2},
+    {8191, 2, 4095, 3}, /* two bytes on two pages */
+    {4096, (4 << 20) + 4095, 0, 4},
+};
+
+typedef struct {
+    uint8_t *at[READS];
+    atomic_int checked[READS];
+} targets;
+
+static bool is_right(const targets *t, int i)
+{
+    return memcmp(t->at[i], content + ranges[i].from, ranges[i].bytes) == 0;
+}
+
+/* A group is checked once, when all its bytes are there. */
+static fm_status check_group(void *context, int32_t group, fm_error *err)
+{
+    targets *t = context;
+    atomic_fetch_add(&t->checked[group], 1);
+    for (int i = 0; i < READS; i++)
+        if (ranges[i].group == group && !is_right(t, i)) return fm_fail(err, FM_INTEGRITY, "read %d is not there", i);
+    return FM_OK;
+}
+
+static void test_bytes(const fm_file *file, bool direct, int32_t split, int32_t threads)
+{
+    fm_reader *reader;
+    fm_reader_options how = {file, threads, split, direct};
+    fm_read reads[READS];
+    void *block[READS];
+    int32_t group[READS], failed = -1;
+    targets t = {0};
+    fm_error err = {0};
+
+    CHECK(fm_reader_open(&how, &reader, &err) == FM_OK);
+    for (int i = 0; i < READS; i++) {
+        CHECK(fm_pages_map(ROOM, &block[i], &err) == FM_OK);
+        memset(block[i], 0xa5, ROOM);
+        t.at[i] = (uint8_t *)block[i] + FM_PAGE + ranges[i].shift;
+        reads[i] = (fm_read){0, ranges[i].from, ranges[i].bytes, t.at[i]};
+        group[i] = ranges[i].group;
+    }
+    CHECK(fm_reader_start(reader, reads, group, READS, check_group, &t, &err) == FM_OK);
+    CHECK_THAT(fm_reader_wait(reader, &failed, &err) == FM_OK, "direct %d split %d threads %d: %s", direct, split, threads,
+               err.message);
+    for (int i = 0; i < READS; i++) {
+        CHECK_THAT(is_right(&t, i), "read %d, direct %d split %d threads %d", i, direct, split, threads);
+        for (int g = 1; g <= GUARD; g++) CHECK(t.at[i][-g] == 0xa5 && t.at[i][ranges[i].bytes + g - 1] == 0xa5);
+        fm_pages_unmap(block[i], ROOM);
+    }
+    for (int g = 0; g <= 4; g++) CHECK(atomic_load(&t.checked[g]) == 1);
+    fm_reader_close(reader);
+}
+
+/* A read of a megabyte or more is cut into `split` pieces, a shorter one is not. */
+static void test_pieces(const fm_file *file)
+{
+    uint8_t *to = must(4 << 20);
+    const uint32_t bytes[] = {4 << 20, 1 << 20, (1 << 20) - 1};
+    for (int32_t split = 1; split <= 7; split++)
+        for (int i = 0; i < 3; i++) {
+            fm_reader *reader;
+            fm_reader_options how = {file, 3, split, false};
+            fm_read read = {0, 100, bytes[i], to};
+            int32_t group = 0;
+            CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK);
+            atomic_store(&preads, 0);
+            CHECK(fm_reader_start(reader, &read, &group, 1, NULL, NULL, NULL) == FM_OK);
+            CHECK(fm_reader_wait(reader, &group, NULL) == FM_OK && memcmp(to, content + 100, bytes[i]) == 0);
+            CHECK_THAT(atomic_load(&preads) == (i < 2 ? split : 1), "%d reads of %u bytes, split %d", atomic_load(&preads),
+                       bytes[i], split);
+            fm_reader_close(reader);
+        }
+    free(to);
+}
+
+/* ---- failures ---------------------------------------------------------------------------------- */
+
+/* One group fails, the reader goes on. Closing it with a batch in flight waits for that batch. */
+static void test_after_failure(const fm_file *file, bool direct)
+{
+    fm_reader *reader;
+    fm_reader_options how = {file, 2, 3, direct};
+    uint8_t *to = must(4 << 20);
+    fm_read good = {0, 5, 3 << 20, to}, beyond = {0, SIZE - 100, 200, to + (3 << 20)};
+    fm_read both[] = {good, beyond};
+    int32_t group[] = {0, 1}, failed = -1;
+    fm_error err = {0};
+
+    CHECK(fm_reader_open(&how, &reader, &err) == FM_OK);
+    CHECK(fm_reader_start(reader, both, group, 2, NULL, NULL, &err) == FM_OK);
+    CHECK(fm_reader_wait(reader, &failed, &err) == FM_IO && failed == 1);
+    CHECK_THAT(strstr(err.message, "big.bin: wanted") && strstr(err.message, "at offset"), "%s", err.message);
+    CHECK(fm_reader_start(reader, &good, group, 1, NULL, NULL, &err) == FM_OK);
+    CHECK(fm_reader_wait(reader, &failed, &err) == FM_OK && memcmp(to, content + 5, 3 << 20) == 0);
+    memset(to, 0, 3 << 20);
+    CHECK(fm_reader_start(reader, &good, group, 1, NULL, NULL, &err) == FM_OK);
+    fm_reader_close(reader);
+    CHECK(memcmp(to, content + 5, 3 << 20) == 0);
+    free(to);
+}
+
+static void test_cut_file(bool direct)
+{
+    const char *name = "cut.bin";
+    uint64_t size = 1 << 16;
+    char path[128];
+    fm_file *file;
+    fm_reader *reader;
+    void *to;
+    int32_t group = 0;
+    fm_error err = {0};
+
+    write_file(name, 1 << 16);
+    path_of(name, path);
+    CHECK(fm_files_open(directory, &name, &size, 1, direct, &file, &err) == FM_OK);
+    fm_reader_options how = {file, 1, 1, direct};
+    CHECK(fm_reader_open(&how, &reader, &err) == FM_OK && fm_pages_map(1 << 16, &to, &err) == FM_OK);
+    CHECK(truncate(path, 10100) == 0);
+    fm_read read = {0, 4096, 1 << 15, to};
+    CHECK(fm_reader_start(reader, &read, &group, 1, NULL, NULL, &err) == FM_OK);
+    CHECK(fm_reader_wait(reader, &group, &err) == FM_IO);
+    CHECK_THAT(strstr(err.message, "cut from 65536 to 10100 bytes while in use"), "%s", err.message);
+
+    write_file("other.bin", 777); /* put in its place: the open file is still the one that was promised */
+    char other[128];
+    path_of("other.bin", other);
+    write_file(name, 1 << 16);
+    CHECK(rename(other, path) == 0);
+    CHECK(fm_reader_start(reader, &read, &group, 1, NULL, NULL, &err) == FM_OK);
+    CHECK(fm_reader_wait(reader, &group, &err) == FM_OK && memcmp(to, content + 4096, 1 << 15) == 0);
+    fm_reader_close(reader);
+    fm_files_close(file, 1);
+    fm_pages_unmap(to, 1 << 16);
+    remove_file(name);
+}
+
+/* ---- what is not a file, and signals -------------------------------------------------------------- */
+
+static void test_special_files(void)
+{
+    const char *pipe = "pipe", *folder = "folder", *link = "link";
+    uint64_t none = 0, size = SIZE;
+    char path[128];
+    fm_file *file;
+    fm_error err = {0};
+
+    path_of(pipe, path);
+    CHECK(mkfifo(path, 0600) == 0);
+    alarm(20); /* opening a pipe that nobody writes to must not wait for a writer */
+    CHECK(fm_files_open(directory, &pipe, &none, 1, true, &file, &err) == FM_FORMAT && strstr(err.message, "regular"));
+    alarm(0);
+    unlink(path);
+
+    path_of(folder, path);
+    CHECK(mkdir(path, 0700) == 0);
+    CHECK(fm_files_open(directory, &folder, &none, 1, false, &file, &err) == FM_FORMAT && strstr(err.message, "regular"));
+    rmdir(path);
+
+    path_of(link, path); /* the hub's cache is made of links */
+    CHECK(symlink(big, path) == 0);
+    CHECK(fm_files_open(directory, &link, &size, 1, false, &file, &err) == FM_OK);
+    fm_files_close(file, 1);
+    unlink(path);
+}
+
+static atomic_int caught;
+
+static void catch (int number)
+{
+    (void)number;
+    atomic_fetch_add(&caught, 1);
+}
+
+/* While the program's own thread blocks a signal, none of ours may take it. */
+static void test_signals(const fm_file *file)
+{
+    fm_reader *reader;
+    fm_pool *pool;
+    fm_reader_options how = {file, 4, 1, false};
+    sigset_t one, before, waiting;
+
+    signal(SIGUSR1, catch);
+    CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK && fm_pool_open(3, &pool, NULL) == FM_OK);
+    sigemptyset(&one);
+    sigaddset(&one, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &one, &before);
+    kill(getpid(), SIGUSR1);
+    usleep(20000);
+    sigpending(&waiting);
+    CHECK(atomic_load(&caught) == 0 && sigismember(&waiting, SIGUSR1) == 1);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    CHECK(atomic_load(&caught) == 1);
+    fm_pool_close(pool);
+    fm_reader_close(reader);
+}
+
+int main(void)
+{
+    uint64_t seed = 11, size = SIZE;
+    fm_file *file;
+
+    CHECK(mkdtemp(directory) != NULL);
+    content = must(SIZE);
+    for (int i = 0; i < SIZE; i++) content[i] = (uint8_t)noise_bits(&seed);
+    write_file(big, SIZE);
+    CHECK(fm_files_open(directory, &big, &size, 1, true, &file, NULL) == FM_OK);
+    fprintf(stderr, "direct reads: %s\n", file->direct >= 0 ? "yes" : "not on this file system");
+    for (int direct = 0; direct < 2; direct++) {
+        for (int32_t split = 1; split <= 7; split += 1 + split / 2)
+            for (int32_t threads = 1; threads <= 4; threads += 3) test_bytes(file, direct, split, threads);
+        test_after_failure(file, direct);
+        test_cut_file(direct);
+    }
+    test_pieces(file);
+    test_special_files();
+    test_signals(file);
+    fm_files_close(file, 1);
+    remove_file(big);
+    rmdir(directory);
+    free(content);
+    return done();
+}
