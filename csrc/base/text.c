@@ -205,8 +205,10 @@ static bool parse_f64(fm_span s, double *out)
     }
     if (!digits) return false;
     snprintf(text + length, sizeof text - length, "e%ld", power);
-    *out = strtod(text, NULL);
-    return isfinite(*out);
+    double value = strtod(text, NULL);
+    if (!isfinite(value)) return false;
+    *out = value;
+    return true;
 }
 
 fm_status fm_line_f64(fm_line *line, const char *key, double *out, fm_error *err)
@@ -219,12 +221,13 @@ fm_status fm_line_f64(fm_line *line, const char *key, double *out, fm_error *err
 
 /* ---- lists ------------------------------------------------------------------------ */
 
-/* The part of *rest before the next comma; what follows stays in *rest. */
-static fm_span next_item(fm_span *rest)
+/* The part of *rest before the next comma; what follows stays in *rest. *more: a comma promised another item. */
+static fm_span next_item(fm_span *rest, bool *more)
 {
     const char *comma = memchr(rest->at, ',', rest->length);
     fm_span item = {rest->at, comma ? (size_t)(comma - rest->at) : rest->length};
     size_t taken = item.length + (comma ? 1 : 0);
+    *more = comma != NULL;
     *rest = (fm_span){rest->at + taken, rest->length - taken};
     return item;
 }
@@ -232,13 +235,14 @@ static fm_span next_item(fm_span *rest)
 fm_status fm_line_f64_list(fm_line *line, const char *key, int32_t n, double *out, fm_error *err)
 {
     fm_span rest;
+    bool more = false;
     FM_TRY(fm_line_span(line, key, &rest, err));
     for (int32_t i = 0; i < n; i++) {
-        fm_span item = next_item(&rest);
+        fm_span item = next_item(&rest, &more);
         if (!parse_f64(item, &out[i]))
             return fm_line_fail(line, err, "%s: number %d of %d is missing or not finite", key, i + 1, n);
     }
-    if (rest.length) return fm_line_fail(line, err, "%s has more than %d numbers", key, n);
+    if (more) return fm_line_fail(line, err, "%s has more than %d numbers", key, n);
     return FM_OK;
 }
 
@@ -259,15 +263,16 @@ static bool parse_hex64(fm_span s, uint64_t *out)
 fm_status fm_line_hex64_list(fm_line *line, const char *key, int32_t n, uint64_t *out, int32_t *got, fm_error *err)
 {
     fm_span rest;
+    bool more;
     int32_t i = 0;
     FM_TRY(fm_line_span(line, key, &rest, err));
     do {
-        fm_span item = next_item(&rest);
+        fm_span item = next_item(&rest, &more);
         if (i == n) return fm_line_fail(line, err, "%s has more than %d numbers", key, n);
         if (!parse_hex64(item, &out[i++]))
             return fm_line_fail(line, err, "%s: \"%.*s\" is not 16 hex digits", key, (int)(item.length < 40 ? item.length : 40),
                                 item.at);
-    } while (rest.length);
+    } while (more);
     *got = i;
     return FM_OK;
 }
