@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifndef MAP_NORESERVE
 #define MAP_NORESERVE 0
@@ -64,7 +65,10 @@ fm_status fm_pages_grow(void **block, size_t bytes, size_t new_bytes, fm_error *
 
 void fm_pages_discard(void *block, size_t at, size_t bytes)
 {
-    size_t first = fm_align_up(at, FM_PAGE), end = (at + bytes) / FM_PAGE * FM_PAGE;
+    /* the system's pages may be larger than ours (16 or 64 KiB on arm64): it would round the range up, over live bytes */
+    long system = sysconf(_SC_PAGESIZE);
+    size_t page = system > (long)FM_PAGE ? (size_t)system : FM_PAGE;
+    size_t first = fm_align_up(at, page), end = (at + bytes) / page * page;
     if (end <= first) return;
     uint8_t *from = (uint8_t *)block + first;
 #ifdef __linux__

@@ -32,7 +32,7 @@ void fm_pages_unmap(void *block, size_t bytes);
 /* Move the block to a larger one, contents kept; the old address is gone. */
 fm_status fm_pages_grow(void **block, size_t bytes, size_t new_bytes, fm_error *err);
 
-/* Give the pages wholly inside [at, at + bytes) back; they read as zero. */
+/* Give the system's pages wholly inside [at, at + bytes) back; they read as zero. */
 void fm_pages_discard(void *block, size_t at, size_t bytes);
 
 #endif
