@@ -55,15 +55,16 @@ static bool has_work(fm_pool *p)
     return (uint32_t)atomic_load(&p->state) < atomic_load(&p->pieces);
 }
 
-/* Take pieces until there are none. If the state is still what it was when the job was read, so is the job. */
+/* Take pieces until there are none. If the state is still what it was when the job was read, so is the job:
+ * whoever reads a newer job also sees that its old state was CLOSED (release and acquire), and the exchange fails. */
 static void take_pieces(fm_pool *p, int32_t worker)
 {
     for (;;) {
         uint_fast64_t state = atomic_load(&p->state);
         uint32_t piece = (uint32_t)state;
-        fm_job job = atomic_load_explicit(&p->job, memory_order_relaxed);
-        void *context = atomic_load_explicit(&p->context, memory_order_relaxed);
-        if (piece >= atomic_load_explicit(&p->pieces, memory_order_relaxed)) return;
+        fm_job job = atomic_load_explicit(&p->job, memory_order_acquire);
+        void *context = atomic_load_explicit(&p->context, memory_order_acquire);
+        if (piece >= atomic_load_explicit(&p->pieces, memory_order_acquire)) return;
         if (!atomic_compare_exchange_weak(&p->state, &state, state + 1)) continue;
         job(context, (int32_t)piece, worker);
         atomic_fetch_add_explicit(&p->done, 1, memory_order_release);
@@ -169,9 +170,9 @@ void fm_pool_run(fm_pool *p, int32_t pieces, fm_job job, void *context)
         return;
     }
     uint_fast64_t round = (atomic_load(&p->state) >> 32) + 1;
-    atomic_store_explicit(&p->job, job, memory_order_relaxed);
-    atomic_store_explicit(&p->context, context, memory_order_relaxed);
-    atomic_store_explicit(&p->pieces, (unsigned)pieces, memory_order_relaxed);
+    atomic_store_explicit(&p->job, job, memory_order_release);
+    atomic_store_explicit(&p->context, context, memory_order_release);
+    atomic_store_explicit(&p->pieces, (unsigned)pieces, memory_order_release);
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
     atomic_store(&p->state, round << 32);
     wake_sleepers(p);
