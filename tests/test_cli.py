@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -290,6 +291,22 @@ def test_ctrl_c_in_a_chat_stops_the_answer_not_the_program(tmp_path: Path) -> No
         os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0
     assert "Tell me a story." in "".join(p.read_text() for p in (tmp_path / "flashmoe").iterdir())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_elapsed_time_shows_only_when_something_takes_long(monkeypatch) -> None:
+    monkeypatch.setattr(show, "SHOW_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with show.elapsed("opening it"):
+        pass
+    assert "opening it" not in sys.stderr.getvalue()
+    with show.elapsed("opening it"):
+        time.sleep(0.3)
+    assert "opening it: 00:00" in sys.stderr.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,10 @@ def open_model(name: str, options: Mapping[str, Any]) -> Model:
         options: All options of the command; those of the model are picked out.
     """
     import flashmoe
+    from flashmoe.cli import show
 
-    return flashmoe.Model(find_model(name), **{k: options[k] for k in MODEL_NAMES})
+    with show.elapsed(f"opening {name}"):
+        return flashmoe.Model(find_model(name), **{k: options[k] for k in MODEL_NAMES})
 
 
 def make_sampler(options: Mapping[str, Any]) -> Sampler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -116,6 +117,40 @@ def print_stream(chunks: Iterable[Chunk]) -> str:
         sys.stdout.flush()
     click.echo()
     return "".join(texts)
+
+
+@contextmanager
+def elapsed(what: str) -> Iterator[None]:
+    """The time that passes, on stderr, while something takes longer than two seconds.
+
+    Args:
+        what: What is being done.
+    """
+    from tqdm import tqdm
+
+    done = threading.Event()
+    bar = tqdm(
+        desc=what,
+        bar_format="{desc}: {elapsed}",
+        delay=SHOW_AFTER_SECONDS,
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+
+    def tick() -> None:
+        wait = SHOW_AFTER_SECONDS
+        while not done.wait(wait):
+            bar.refresh()
+            wait = 0.5
+
+    clock = threading.Thread(target=tick, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        done.set()
+        clock.join()
+        bar.close()
 
 
 @contextmanager
