@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -62,6 +63,12 @@ typedef struct {
     size_t bytes;
 } bounce;
 
+/* What one expert of the batch still waits for. */
+typedef struct {
+    int32_t left; /* pieces not in memory; never 0 if one fails or is dropped */
+    atomic_bool ready;
+} progress;
+
 struct fm_reader {
     fm_reader_options how;
     pthread_t *thread;
@@ -74,8 +81,8 @@ struct fm_reader {
     /* the batch in flight, under the lock */
     piece *pieces;
     int32_t count, room, next, done;
-    int32_t *left; /* pieces of each group still missing */
-    int32_t groups_room;
+    progress *group; /* `ready` alone is also read without the lock */
+    int32_t groups, groups_room;
     fm_read_check check;
     void *context;
     fm_status status;
@@ -117,6 +124,21 @@ static void note(fm_reader *r, fm_status status, int32_t group, const fm_error *
     r->why = *why;
 }
 
+/* All of a group is in memory. Called under the lock, which is let go while the group is looked at. */
+static void finish_group(fm_reader *r, int32_t group)
+{
+    fm_error why = {0};
+    fm_status status = FM_OK;
+
+    if (r->check) {
+        pthread_mutex_unlock(&r->lock);
+        status = r->check(r->context, group, &why);
+        pthread_mutex_lock(&r->lock);
+        note(r, status, group, &why);
+    }
+    if (status == FM_OK) atomic_store_explicit(&r->group[group].ready, true, memory_order_release);
+}
+
 static void *serve(void *argument)
 {
     fm_reader *r = argument;
@@ -135,12 +157,7 @@ static void *serve(void *argument)
 
         pthread_mutex_lock(&r->lock);
         note(r, status, p.group, &why);
-        if (--r->left[p.group] == 0 && r->status == FM_OK && r->check) {
-            pthread_mutex_unlock(&r->lock);
-            status = r->check(r->context, p.group, &why);
-            pthread_mutex_lock(&r->lock);
-            note(r, status, p.group, &why);
-        }
+        if (!wasted && status == FM_OK && --r->group[p.group].left == 0) finish_group(r, p.group);
         if (++r->done == r->count) pthread_cond_broadcast(&r->idle);
     }
     pthread_mutex_unlock(&r->lock);
@@ -186,7 +203,7 @@ void fm_reader_close(fm_reader *r)
     pthread_mutex_destroy(&r->lock);
     free(r->thread);
     free(r->pieces);
-    free(r->left);
+    free(r->group);
     free(r);
 }
 
@@ -201,9 +218,9 @@ static fm_status make_room(fm_reader *r, int32_t pieces, int32_t groups, fm_erro
         r->room = pieces;
     }
     if (groups > r->groups_room) {
-        int32_t *more = realloc(r->left, (size_t)groups * sizeof *more);
+        progress *more = realloc(r->group, (size_t)groups * sizeof *more);
         if (!more) return fm_fail(err, FM_MEMORY, "no memory for %d experts", groups);
-        r->left = more;
+        r->group = more;
         r->groups_room = groups;
     }
     return FM_OK;
@@ -233,10 +250,11 @@ fm_status fm_reader_start(fm_reader *r, const fm_read *reads, const int32_t *gro
     pthread_mutex_lock(&r->lock);
     fm_status status = make_room(r, n * r->how.split, groups, err);
     if (status == FM_OK) {
-        memset(r->left, 0, (size_t)groups * sizeof *r->left);
+        for (int32_t i = 0; i < groups; i++) r->group[i] = (progress){0};
+        r->groups = groups;
         for (int32_t i = 0; i < n; i++) {
             int32_t parts = cut(r, &reads[i], group[i], r->pieces + count);
-            r->left[group[i]] += parts;
+            r->group[group[i]].left += parts;
             count += parts;
         }
         r->check = check;
@@ -261,4 +279,18 @@ fm_status fm_reader_wait(fm_reader *r, int32_t *group, fm_error *err)
     }
     pthread_mutex_unlock(&r->lock);
     return status;
+}
+
+void fm_reader_drop(fm_reader *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->done += r->count - r->next;
+    r->next = r->count;
+    if (r->done == r->count) pthread_cond_broadcast(&r->idle);
+    pthread_mutex_unlock(&r->lock);
+}
+
+bool fm_reader_group_ready(fm_reader *r, int32_t group)
+{
+    return group >= 0 && group < r->groups && atomic_load_explicit(&r->group[group].ready, memory_order_acquire);
 }

@@ -58,4 +58,12 @@ fm_status fm_reader_start(fm_reader *reader, const fm_read *reads, const int32_t
  * no thread writes anywhere. */
 fm_status fm_reader_wait(fm_reader *reader, int32_t *group, fm_error *err);
 
+/* What no thread has begun to read is not read any more. That is no failure: fm_reader_wait, which still
+ * has to follow, returns FM_OK, and fm_reader_group_ready tells which groups did arrive. */
+void fm_reader_drop(fm_reader *reader);
+
+/* Whether all of a group is in memory and passed its check. May be asked while the batch is in flight and
+ * until the next one starts, by the thread that started it; once true, the group's bytes may be used. */
+bool fm_reader_group_ready(fm_reader *reader, int32_t group);
+
 #endif

@@ -197,6 +197,100 @@ static void test_cut_file(bool direct)
     remove_file(name);
 }
 
+/* ---- groups that are ready early, and reads that are not wanted any more ------------------------- */
+
+enum { GROUPS = 6 };
+
+typedef struct {
+    atomic_bool open; /* checks wait for it */
+    atomic_int begun;
+    int32_t wrong; /* the group whose check fails, or -1 */
+} gate;
+
+static fm_status check_at_gate(void *context, int32_t group, fm_error *err)
+{
+    gate *g = context;
+    atomic_fetch_add(&g->begun, 1);
+    while (!atomic_load(&g->open)) usleep(200);
+    return group == g->wrong ? fm_fail(err, FM_INTEGRITY, "group %d", group) : FM_OK;
+}
+
+/* GROUPS groups of two reads each, one thread: the first group's check holds up everything after it. */
+static void start_groups(fm_reader *reader, uint8_t *to, gate *g)
+{
+    fm_read reads[2 * GROUPS];
+    int32_t group[2 * GROUPS];
+    for (int i = 0; i < 2 * GROUPS; i++) {
+        reads[i] = (fm_read){0, (uint64_t)i * 4096 + 5, 4096, to + i * 4096};
+        group[i] = i / 2;
+    }
+    memset(to, 0, 2 * GROUPS * 4096);
+    CHECK(fm_reader_start(reader, reads, group, 2 * GROUPS, g ? check_at_gate : NULL, g, NULL) == FM_OK);
+}
+
+static void test_drop(const fm_file *file, bool direct)
+{
+    fm_reader *reader;
+    fm_reader_options how = {file, 1, 1, direct};
+    uint8_t *to = must(2 * GROUPS * 4096);
+    int32_t failed = 77;
+    fm_error err = {0};
+    gate g = {.wrong = -1};
+
+    CHECK(fm_reader_open(&how, &reader, &err) == FM_OK);
+    fm_reader_drop(reader); /* nothing in flight */
+    CHECK(!fm_reader_group_ready(reader, 0));
+    start_groups(reader, to, &g);
+    while (!atomic_load(&g.begun)) usleep(200);
+    CHECK(!fm_reader_group_ready(reader, 0)); /* read, not checked */
+    fm_reader_drop(reader);
+    fm_reader_drop(reader);
+    atomic_store(&g.open, true);
+    CHECK_THAT(fm_reader_wait(reader, &failed, &err) == FM_OK && failed == 77, "%s", err.message);
+    CHECK(fm_reader_group_ready(reader, 0) && memcmp(to, content + 5, 8192) == 0);
+    for (int32_t i = 1; i <= GROUPS; i++) CHECK(!fm_reader_group_ready(reader, i));
+    CHECK(!fm_reader_group_ready(reader, -1) && atomic_load(&g.begun) == 1);
+    for (int i = 8192; i < 2 * GROUPS * 4096; i++)
+        if (to[i]) {
+            CHECK_THAT(false, "byte %d was read after the drop", i);
+            break;
+        }
+
+    start_groups(reader, to, NULL); /* the next batch is whole again */
+    CHECK(fm_reader_wait(reader, &failed, &err) == FM_OK && memcmp(to, content + 5, 2 * GROUPS * 4096) == 0);
+    for (int32_t i = 0; i < GROUPS; i++) CHECK(fm_reader_group_ready(reader, i));
+    fm_reader_drop(reader); /* too late to matter */
+    CHECK(fm_reader_group_ready(reader, GROUPS - 1) && fm_reader_wait(reader, &failed, &err) == FM_OK);
+    fm_reader_close(reader);
+    free(to);
+}
+
+/* Groups become ready one by one; one that fails its check never does. */
+static void test_ready(const fm_file *file, bool direct)
+{
+    fm_reader *reader;
+    fm_reader_options how = {file, 4, 1, direct};
+    uint8_t *to = must(2 * GROUPS * 4096);
+    int32_t failed = -1;
+
+    CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK);
+    for (int round = 0; round < 50; round++) {
+        gate g = {.open = true, .wrong = round % 2 ? 3 : -1};
+        start_groups(reader, to, &g);
+        for (int32_t i = 0; i < GROUPS; i++)
+            if (fm_reader_group_ready(reader, i)) CHECK(memcmp(to + i * 8192, content + 5 + i * 8192, 8192) == 0);
+        if (g.wrong < 0) {
+            while (!fm_reader_group_ready(reader, GROUPS - 1)) usleep(50);
+            CHECK(memcmp(to + (GROUPS - 1) * 8192, content + 5 + (GROUPS - 1) * 8192, 8192) == 0);
+            if (round % 4 == 0) fm_reader_drop(reader);
+        }
+        fm_status status = fm_reader_wait(reader, &failed, NULL);
+        CHECK(g.wrong < 0 ? status == FM_OK : status == FM_INTEGRITY && failed == 3 && !fm_reader_group_ready(reader, 3));
+    }
+    fm_reader_close(reader);
+    free(to);
+}
+
 /* ---- what is not a file, and signals -------------------------------------------------------------- */
 
 static void test_special_files(void)
@@ -272,6 +366,8 @@ int main(void)
         for (int32_t split = 1; split <= 7; split += 1 + split / 2)
             for (int32_t threads = 1; threads <= 4; threads += 3) test_bytes(file, direct, split, threads);
         test_after_failure(file, direct);
+        test_drop(file, direct);
+        test_ready(file, direct);
         test_cut_file(direct);
     }
     test_pieces(file);
