@@ -27,6 +27,14 @@ typedef struct {
     fm_quant quant;
 } fm_tensor;
 
+/* out = x * weight^T; `exact`: activations are not rounded to int8. */
+typedef struct {
+    fm_tensor out, weight;
+    bool exact;
+} fm_projection;
+
+#define FM_PROJECTIONS 4 /* most of them in one call */
+
 /* An expert's three matrices in a slot; the same for all of a layer's experts. */
 typedef struct {
     fm_quant gate_quant, up_quant, down_quant;
@@ -85,6 +93,7 @@ typedef struct {
     void (*norm)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor weight, float eps);
     void (*matmul)(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x);
     void (*matmul_exact)(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x); /* activations stay float */
+    void (*project)(fm_backend *b, const fm_projection *p, int32_t n, fm_tensor x);    /* several products of the same rows */
     void (*add)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor y);
     void (*swiglu)(fm_backend *b, fm_tensor out, fm_tensor gate, fm_tensor up);
     void (*gate)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate); /* x * sigmoid(gate); gate may have 1 column */

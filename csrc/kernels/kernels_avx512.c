@@ -16,6 +16,11 @@ static inline __m512 load_bf16(const uint8_t *p)
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16));
 }
 
+static inline __m512 widen_bytes(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
 #include "kernels/vector.h"
 
 /* ---- codes ------------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* NEON with dot products (armv8.2: Apple M1, Cortex-A76 and later). */
 #include <arm_neon.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 
@@ -13,6 +14,13 @@ static inline float32x4_t load_f16(const uint8_t *p)
 static inline float32x4_t load_bf16(const uint8_t *p)
 {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+
+static inline float32x4_t widen_bytes(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
 }
 
 #include "kernels/vector.h"

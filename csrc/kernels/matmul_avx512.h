@@ -139,6 +139,16 @@ static void turn_grid(const fm_matrix *w, const panel_rows *p, int32_t column, i
     turn_scales(w->quant.scale, p->biases, first, n, g->bias);
 }
 
+/* The scales of the next panel, which follow in memory: their few lines would each be a wait. */
+static inline void prefetch_grid(const fm_matrix *w, const panel_rows *p)
+{
+    size_t bytes = PANEL * (size_t)(w->cols / w->quant.group) * fm_number_size(w->quant.scale);
+    for (size_t at_ = 0; at_ < bytes; at_ += 64) {
+        _mm_prefetch((const char *)p->scales[0] + bytes + at_, _MM_HINT_T0);
+        _mm_prefetch((const char *)p->biases[0] + bytes + at_, _MM_HINT_T0);
+    }
+}
+
 /* The sums of a row's activations, group by group. */
 static void group_sums(const fm_rows *x, int32_t row, int32_t group, int32_t column, int32_t columns, float *to)
 {
@@ -208,6 +218,7 @@ static inline __attribute__((always_inline)) void few_rows(const fm_matrix *w, i
 
     for (int32_t row = first; row < last; row += PANEL) {
         panel_rows p = find_rows(w, row, last);
+        prefetch_grid(w, &p);
         __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int32_t column = 0; column < w->cols; column += CHUNK) {
             int32_t columns = w->cols - column < CHUNK ? w->cols - column : CHUNK;

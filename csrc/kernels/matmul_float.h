@@ -1,20 +1,13 @@
 /*
  * Products with float activations on vectors: float weights, and affine ones
  * where the activations must stay exact. The file that includes it has
- * included vector.h and defines unpacker, make_unpacker(bits) and
- * unpack(unpacker, codes, to): 32 codes to bytes, touching only theirs.
+ * included vector.h and defines widen_bytes (LANES bytes as floats), unpacker,
+ * make_unpacker(bits) and unpack(unpacker, codes, to): 32 codes to bytes,
+ * touching only theirs.
  */
 
 /* Weights of one row side by side as floats; a whole number of groups. */
 #define DECODED 512
-
-static inline vf widen_bytes(const uint8_t *p)
-{
-    typedef uint8_t vb __attribute__((vector_size(LANES)));
-    vb bytes;
-    memcpy(&bytes, p, sizeof bytes);
-    return __builtin_convertvector(bytes, vf);
-}
 
 static void decode_affine(const fm_matrix *w, const unpacker *u, int32_t row, int32_t first, int32_t n, float *to)
 {
@@ -23,11 +16,13 @@ static void decode_affine(const fm_matrix *w, const unpacker *u, int32_t row, in
     size_t group = (size_t)row * (cols / (size_t)q.group) + (size_t)(first / q.group);
     const uint8_t *codes = w->weight + ((size_t)row * cols + (size_t)first) / 8 * (size_t)q.bits;
     float scale[DECODED / 32], bias[DECODED / 32];
+    size_t ahead = 2 * cols / 8 * (size_t)q.bits; /* this part, two rows on */
     uint8_t bytes[32];
 
     fm_numbers_decode(q.scale, w->scales + group * size, n / q.group, scale);
     fm_numbers_decode(q.scale, w->biases + group * size, n / q.group, bias);
     for (int32_t i = 0; i < n; i += 32, codes += 4 * (size_t)q.bits) {
+        __builtin_prefetch(codes + ahead);
         unpack(u, codes, bytes);
         vf s = splat(scale[i / q.group]), b = splat(bias[i / q.group]);
         for (int32_t j = 0; j < 32; j += LANES) store(to + i + j, widen_bytes(bytes + j) * s + b);

@@ -11,8 +11,7 @@ void fm_ffn_dense(fm_step *s)
     fm_tensor gate = fm_cut_take(&cut, s->rows, inner), up = fm_cut_take(&cut, s->rows, inner);
 
     op->norm(b, s->normed, s->x, w->ffn_norm, s->model->manifest.spec.norm_eps);
-    op->matmul(b, gate, w->gate, s->normed);
-    op->matmul(b, up, w->up, s->normed);
+    op->project(b, (const fm_projection[]){{gate, w->gate, false}, {up, w->up, false}}, 2, s->normed);
     op->swiglu(b, gate, gate, up);
     op->matmul(b, s->y, w->down, gate);
     op->add(b, s->x, s->x, s->y);

@@ -15,11 +15,10 @@ static void shared_expert(fm_step *s, fm_cut *cut)
     fm_tensor gate = fm_cut_take(cut, s->rows, inner), up = fm_cut_take(cut, s->rows, inner);
     fm_tensor score = fm_cut_take(cut, s->rows, 1);
 
-    op->matmul(b, gate, w->shared_gate, s->normed);
-    op->matmul(b, up, w->shared_up, s->normed);
+    const fm_projection reads[] = {{gate, w->shared_gate, false}, {up, w->shared_up, false}, {score, w->shared_score, true}};
+    op->project(b, reads, 3, s->normed);
     op->swiglu(b, gate, gate, up);
     op->matmul(b, s->y, w->shared_down, gate);
-    op->matmul_exact(b, score, w->shared_score, s->normed);
     op->gate(b, s->y, s->y, score);
 }
 

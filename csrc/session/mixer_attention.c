@@ -33,10 +33,8 @@ void fm_mixer_attention(fm_step *s)
     fm_tensor turn = fm_step_rope(s, spec->rope);
 
     op->norm(b, s->normed, s->x, w->mixer_norm, eps);
-    op->matmul(b, q, w->q, s->normed);
-    op->matmul(b, k, w->k, s->normed);
-    op->matmul(b, v, w->v, s->normed);
-    if (spec->gated) op->matmul(b, gate, w->q_gate, s->normed);
+    const fm_projection reads[] = {{q, w->q, false}, {k, w->k, false}, {v, w->v, false}, {gate, w->q_gate, false}};
+    op->project(b, reads, spec->gated ? 4 : 3, s->normed);
     if (spec->qk_norm) {
         op->norm(b, by_head(q, a->head_dim), by_head(q, a->head_dim), w->q_norm, eps);
         op->norm(b, by_head(k, a->head_dim), by_head(k, a->head_dim), w->k_norm, eps);

@@ -29,10 +29,8 @@ void fm_mixer_delta(fm_step *s)
     to.buf = conv_to.buf;
 
     op->norm(b, s->normed, s->x, w->mixer_norm, eps);
-    op->matmul(b, in, w->qkv, s->normed);
-    op->matmul(b, z, w->z, s->normed);
-    op->matmul_exact(b, beta, w->b, s->normed);
-    op->matmul_exact(b, decay, w->a, s->normed);
+    const fm_projection reads[] = {{in, w->qkv, false}, {z, w->z, false}, {beta, w->b, true}, {decay, w->a, true}};
+    op->project(b, reads, 4, s->normed);
     op->conv(b, qkv, in, w->conv, conv_to, conv_from);
     op->delta_gates(b, decay, beta, w->a_log, w->dt_bias);
     op->delta(b, mixed, qkv, decay, beta, to, from, d, s->position);

@@ -62,12 +62,6 @@ static inline int32_t fm_pieces(int32_t n, int32_t step)
     return (n + step - 1) / step;
 }
 
-/* Output rows of `w` that one thread takes at a time: enough work to be worth handing over. */
-int32_t fm_cpu_step(const fm_matrix *w, int32_t rows);
-
-/* Output rows of an expert matrix that one thread takes at a time. */
-#define FM_EXPERT_STEP 64
-
 /* Rows [first, last) of a matrix, as a matrix. */
 static inline fm_matrix fm_cpu_band(const fm_matrix *m, int32_t first, int32_t last)
 {
@@ -91,11 +85,33 @@ static inline bool fm_cpu_wants_q8(const fm_cpu *c, fm_quant quant)
     return c->k->q8 && quant.kind == FM_AFFINE;
 }
 
+/* Rows of an expert that one thread gathers at a time. */
+#define FM_EXPERT_ROWS 128
+
+/* The next `bytes` of a block of memory; room for codes in it. */
+static inline void *fm_cpu_take(uint8_t **at, size_t bytes)
+{
+    uint8_t *here = *at;
+    *at += fm_align_up(bytes, 64);
+    return here;
+}
+
+static inline fm_q8_room fm_cpu_take_q8(uint8_t **at, int32_t rows, int32_t cols)
+{
+    size_t stride = fm_q8_stride(cols), numbers = (size_t)rows * (stride / FM_Q8_BLOCK) * sizeof(float);
+    fm_q8_room room;
+    room.q = fm_cpu_take(at, (size_t)rows * stride);
+    room.scale = fm_cpu_take(at, numbers);
+    room.sum = fm_cpu_take(at, numbers);
+    return room;
+}
+
 /* x as a product wants it, its codes written to `room` if `q8`. */
 fm_rows fm_cpu_rows(fm_cpu *c, const float *x, int32_t rows, int32_t cols, bool q8, fm_q8_room room);
 
 void fm_cpu_embed(fm_backend *b, fm_tensor out, fm_tensor table, const int32_t *ids);
 void fm_cpu_norm(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor weight, float eps);
+void fm_cpu_project(fm_backend *b, const fm_projection *p, int32_t n, fm_tensor x);
 void fm_cpu_matmul(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x);
 void fm_cpu_matmul_exact(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x);
 void fm_cpu_add(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor y);

@@ -97,9 +97,9 @@ static size_t worker_bytes(const fm_limits *l)
 {
     size_t attend = fm_attend_scratch(l->heads_per_kv, l->head_dim) * sizeof(float);
     size_t delta = fm_delta_scratch(l->key_dim, l->value_dim) * sizeof(float);
-    size_t rows = (size_t)(l->rows < l->picks ? l->rows : l->picks);
+    size_t rows = FM_EXPERT_ROWS;
     size_t gather = q8_bytes((int32_t)rows, l->hidden_size) + rows * (size_t)l->hidden_size * sizeof(float) + 64;
-    size_t gate_up = 2 * rows * FM_EXPERT_STEP * sizeof(float);
+    size_t gate_up = 2 * (rows * (size_t)l->intermediate_size * sizeof(float) + 64);
     return fm_align_up(larger(larger(attend, delta), gather + gate_up), FM_PAGE);
 }
 
@@ -108,23 +108,6 @@ static size_t cpu_scratch(const fm_limits *l, int32_t threads)
     size_t hidden = (size_t)l->picks * (size_t)l->intermediate_size * sizeof(float) + 64;
     return fm_align_up(q8_bytes(l->rows, l->cols) + q8_bytes(l->picks, l->intermediate_size) + hidden, FM_PAGE) +
            (size_t)threads * worker_bytes(l);
-}
-
-static void *take(uint8_t **at, size_t bytes)
-{
-    uint8_t *here = *at;
-    *at += fm_align_up(bytes, 64);
-    return here;
-}
-
-static fm_q8_room take_q8(uint8_t **at, int32_t rows, int32_t cols)
-{
-    size_t stride = fm_q8_stride(cols), blocks = stride / FM_Q8_BLOCK;
-    fm_q8_room room;
-    room.q = take(at, (size_t)rows * stride);
-    room.scale = take(at, (size_t)rows * blocks * sizeof(float));
-    room.sum = take(at, (size_t)rows * blocks * sizeof(float));
-    return room;
 }
 
 static fm_status cpu_reserve(fm_backend *b, const fm_limits *limits, fm_error *err)
@@ -138,10 +121,10 @@ static fm_status cpu_reserve(fm_backend *b, const fm_limits *limits, fm_error *e
     c->limits = *limits;
     uint8_t *at = c->scratch;
     c->worker_bytes = worker_bytes(limits);
-    c->worker = take(&at, (size_t)c->threads * c->worker_bytes);
-    c->input = take_q8(&at, limits->rows, limits->cols);
-    c->hidden_q8 = take_q8(&at, limits->picks, limits->intermediate_size);
-    c->hidden = take(&at, (size_t)limits->picks * (size_t)limits->intermediate_size * sizeof(float));
+    c->worker = fm_cpu_take(&at, (size_t)c->threads * c->worker_bytes);
+    c->input = fm_cpu_take_q8(&at, limits->rows, limits->cols);
+    c->hidden_q8 = fm_cpu_take_q8(&at, limits->picks, limits->intermediate_size);
+    c->hidden = fm_cpu_take(&at, (size_t)limits->picks * (size_t)limits->intermediate_size * sizeof(float));
     return FM_OK;
 }
 
@@ -182,6 +165,7 @@ const fm_backend_ops fm_cpu_ops = {
     .norm = fm_cpu_norm,
     .matmul = fm_cpu_matmul,
     .matmul_exact = fm_cpu_matmul_exact,
+    .project = fm_cpu_project,
     .add = fm_cpu_add,
     .swiglu = fm_cpu_swiglu,
     .gate = fm_cpu_gate,
