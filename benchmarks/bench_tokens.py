@@ -64,7 +64,11 @@ def one_run(a: argparse.Namespace) -> dict[str, object]:
 
     start = time.perf_counter()
     model = flashmoe.Model(
-        a.model, memory=a.memory, threads=a.threads, experts_per_token=a.experts_per_token, io=a.io
+        a.model,
+        memory=a.memory,
+        threads=a.threads,
+        experts_per_token=a.experts_per_token,
+        read=a.read,
     )
     opened = time.perf_counter() - start
     info = model.info()
@@ -129,7 +133,7 @@ def main() -> None:
     p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--threads", type=int)
     p.add_argument("--experts-per-token", type=int)
-    p.add_argument("--io", default="auto")
+    p.add_argument("--read", default="auto")
     p.add_argument("--cold", action="store_true", help="drop the model from the page cache first")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--json", type=Path, help="append the results to this file")

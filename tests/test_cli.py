@@ -85,7 +85,7 @@ def test_version() -> None:
     [
         ["frobnicate"],
         ["generate"],
-        ["generate", "demo", "-p", "x", "--io", "funny"],
+        ["generate", "demo", "-p", "x", "--read", "funny"],
         ["generate", "demo", "-p", "x", "--experts-per-token", "0"],
         ["generate", "demo", "-p", "x", "--raw", "--system", "y"],
         ["convert", "demo", "there", "--bits", "7"],

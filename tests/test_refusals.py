@@ -267,7 +267,9 @@ def test_fp8_is_sent_to_convert(sound, tmp_path):
 def test_bad_arguments(sound):
     for options, words in [
         ({"kv_dtype": "f8"}, "kv_dtype must be one of"),
-        ({"io": "mmap"}, "io must be one of"),
+        ({"read": "tape"}, "read must be one of"),
+        ({"read_threads": 0}, "read_threads"),
+        ({"read_split": 3}, "read_split"),
         ({"device": "tpu"}, "tpu"),
         ({"threads": 0}, "threads"),
         ({"experts_per_token": 0}, "experts_per_token"),
@@ -285,7 +287,7 @@ def test_unknown_kernels(sound, monkeypatch):
 
 
 def test_file_truncated_while_running(copy):
-    with Model(copy, io="buffered") as model:
+    with Model(copy, read="buffered") as model:
         good = model.logits(tokens(2))
         file = weights(copy)
         data = file.read_bytes()

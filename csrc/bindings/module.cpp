@@ -80,7 +80,12 @@ template <typename T> T choice(const std::string &word, const char *what, std::i
 }
 
 constexpr const char *kv_words[] = {"f32", "f16", "bf16"};
-constexpr const char *read_words[] = {"buffered", "direct"};
+constexpr const char *read_words[] = {"buffered", "direct", "populate", "mmap", "uring"};
+
+fm_read_kind read_kind(const std::string &word)
+{
+    return choice<fm_read_kind>(word, "read", {read_words[0], read_words[1], read_words[2], read_words[3], read_words[4]});
+}
 
 // Closed when the last of its model object and sessions lets go of it.
 struct ModelHandle {
@@ -101,7 +106,7 @@ class Model
         o.threads = threads;
         o.experts_per_token = experts_per_token;
         o.kv = choice<fm_kv_kind>(kv, "kv", {kv_words[0], kv_words[1], kv_words[2]});
-        o.read = choice<fm_read_kind>(read, "read", {read_words[0], read_words[1]});
+        o.read = read_kind(read);
         o.read_threads = read_threads;
         o.read_split = read_split;
         o.prefill_rows = prefill_rows;
@@ -148,6 +153,8 @@ class Model
         d["min_expert_slots"] = i.min_expert_slots;
         d["kv_dtype"] = kv_words[i.kv];
         d["read"] = read_words[i.read];
+        d["read_split"] = i.read_split;
+        d["read_direct"] = i.read_direct != 0;
         d["memory"] = i.memory;
         d["resident_bytes"] = i.resident_bytes;
         d["scratch_bytes"] = i.scratch_bytes;
@@ -309,6 +316,23 @@ uint64_t xxh3_64(nb::object buffer)
     return hash;
 }
 
+// Experts a second, in bytes, and whether they came around the page cache.
+nb::dict probe_reads(const std::string &manifest, const std::string &directory, const std::string &read, int32_t read_threads,
+                     int32_t read_split, double seconds, bool cold, uint64_t seed)
+{
+    const auto ns = static_cast<uint64_t>(seconds * 1e9);
+    const fm_probe_options o = {read_kind(read), read_threads, read_split, ns, 0, cold, seed};
+    fm_probe_result r = {};
+    run([&](fm_error *err) { return fm_probe_reads(manifest.data(), manifest.size(), directory.c_str(), &o, &r, err); });
+    nb::dict d;
+    d["bytes"] = r.bytes;
+    d["ns"] = r.ns;
+    d["experts"] = r.experts;
+    d["batches"] = r.batches;
+    d["direct"] = r.direct != 0;
+    return d;
+}
+
 std::vector<std::string> kernels()
 {
     std::vector<std::string> names;
@@ -346,6 +370,8 @@ NB_MODULE(_core, m)
     m.def("affine_encode", &affine_encode, "x"_a.noconvert(), "bits"_a, "group"_a, "scale"_a, "weight"_a.noconvert(),
           "scales"_a.noconvert(), "biases"_a.noconvert());
     m.def("xxh3_64", &xxh3_64, "buffer"_a);
+    m.def("probe_reads", &probe_reads, "manifest"_a, "directory"_a, nb::kw_only(), "read"_a, "read_threads"_a, "read_split"_a,
+          "seconds"_a, "cold"_a, "seed"_a);
     m.def("kernels", &kernels);
     m.def("cores", &fm_cores);
 }

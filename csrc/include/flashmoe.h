@@ -64,8 +64,14 @@ typedef struct fm_model fm_model;
 /* How numbers are kept in the KV cache. */
 typedef enum { FM_KV_F32, FM_KV_F16, FM_KV_BF16 } fm_kv_kind;
 
-/* How expert bytes come from disk: through the page cache or around it. */
-typedef enum { FM_READ_BUFFERED, FM_READ_DIRECT } fm_read_kind;
+/* How expert bytes come from disk. */
+typedef enum {
+    FM_READ_BUFFERED, /* through the page cache */
+    FM_READ_DIRECT,   /* around it, where the file system can; else FM_READ_BUFFERED, and the info says so */
+    FM_READ_POPULATE, /* a mapping whose pages are asked for range by range; Linux 5.14 or later */
+    FM_READ_MMAP,     /* a mapping that is merely touched, for comparison: a bad sector ends the process */
+    FM_READ_URING     /* around the page cache, one thread with read_threads reads in flight; Linux 5.6 or later */
+} fm_read_kind;
 
 /* Zeroed options mean the defaults written here. */
 typedef struct {
@@ -73,7 +79,7 @@ typedef struct {
     uint64_t memory;           /* ceiling for what the model and its sessions hold; 0: none */
     int32_t threads;           /* 0: every core this process may use */
     int32_t experts_per_token; /* 0: the model's own */
-    int32_t read_threads;      /* 0: 8 */
+    int32_t read_threads;      /* reads in flight; 0: 8 */
     int32_t read_split;        /* a record is read in this many pieces; 0: 1 */
     int32_t prefill_rows;      /* tokens that go through a layer at once; 0: by budget */
     int32_t expert_slots;      /* 0: as many as the budget allows */
@@ -88,10 +94,12 @@ typedef struct {
     int32_t prefill_rows; /* most tokens one eval may append */
     int32_t expert_slots, min_expert_slots;
     fm_kv_kind kv;
-    fm_read_kind read;
+    fm_read_kind read; /* what is done, not what was asked for */
+    int32_t read_split;
+    int32_t read_direct;        /* 1: the page cache is not used */
     uint64_t memory;            /* the ceiling; 0: none */
     uint64_t resident_bytes;    /* weights kept for the model's whole life */
-    uint64_t scratch_bytes;     /* activations of one step */
+    uint64_t scratch_bytes;     /* activations of one step, read buffers */
     uint64_t expert_bytes;      /* the largest expert: one slot */
     uint64_t expert_file_bytes; /* all experts, on disk */
     uint64_t state_bytes;       /* recurrent state of one session */
@@ -112,6 +120,31 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
 fm_status fm_model_close(fm_model *model);
 
 void fm_model_describe(fm_model *model, fm_model_info *out);
+
+/* ---- disk -------------------------------------------------------------- */
+
+typedef struct {
+    fm_read_kind read;
+    int32_t read_threads, read_split;
+    uint64_t ns;     /* stop after about so long */
+    int32_t batches; /* or after so many; 0: by time alone */
+    int32_t cold;    /* 1: first ask the system to drop the files' pages from its cache */
+    uint64_t seed;   /* which experts */
+} fm_probe_options;
+
+typedef struct {
+    uint64_t bytes, ns, experts; /* read, and the time that took */
+    int32_t batches, direct;     /* direct 1: the page cache was not used */
+} fm_probe_result;
+
+/*
+ * How fast a way of reading gives the experts of the model that `manifest`
+ * describes: random experts of random layers, as many at once as one token
+ * needs in one layer, through the reader that fm_session_eval uses. FM_ARGUMENT
+ * for a model without experts; FM_UNSUPPORTED where there is no such way.
+ */
+fm_status fm_probe_reads(const char *manifest, size_t length, const char *directory, const fm_probe_options *options,
+                         fm_probe_result *out, fm_error *err);
 
 /* ---- session ----------------------------------------------------------- */
 

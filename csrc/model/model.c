@@ -29,24 +29,27 @@ static fm_status check_options(const fm_model_options *o, fm_error *err)
     if (o->experts_per_token < 0) return fm_fail(err, FM_ARGUMENT, "experts_per_token %d", o->experts_per_token);
     if (o->expert_slots < 0) return fm_fail(err, FM_ARGUMENT, "expert_slots %d", o->expert_slots);
     if ((unsigned)o->kv > FM_KV_BF16) return fm_fail(err, FM_ARGUMENT, "kv %d", (int)o->kv);
-    if ((unsigned)o->read > FM_READ_DIRECT) return fm_fail(err, FM_ARGUMENT, "read %d", (int)o->read);
+    if ((unsigned)o->read > FM_READ_URING) return fm_fail(err, FM_ARGUMENT, "read %d", (int)o->read);
     return FM_OK;
 }
 
 /* Every file of the model; the resident weights and the experts share descriptors. */
 static fm_status open_files(fm_model *m, const char *directory, fm_error *err)
 {
-    return fm_files_open(directory, (const char *const *)m->manifest.path, m->manifest.file_bytes, m->manifest.files,
-                         m->options.read == FM_READ_DIRECT, &m->files, err);
+    FM_TRY(fm_files_open(directory, (const char *const *)m->manifest.path, m->manifest.file_bytes, m->manifest.files,
+                         m->options.read, &m->files, err));
+    if (m->options.read == FM_READ_DIRECT && !fm_files_direct(m->files, m->manifest.files)) m->options.read = FM_READ_BUFFERED;
+    return FM_OK;
 }
 
 static fm_status open_store(fm_model *m, fm_error *err)
 {
     fm_backend *b = m->backend;
-    const fm_reader_options how = {m->files, m->options.read_threads, m->options.read_split, m->options.read == FM_READ_DIRECT};
+    const fm_reader_options how = {m->files, m->options.read_threads, m->options.read_split, m->options.read};
     const fm_expert_layout layout = {m->manifest.spec.layers, m->manifest.experts, m->files};
 
     if (!m->max_slots) return FM_OK;
+    fm_files_expect_random(m->files, m->manifest.files);
     FM_TRY(b->ops->alloc(b, (size_t)m->max_slots * m->slot_bytes, FM_SHARED, &m->slots, err));
     FM_TRY(fm_reader_open(&how, &m->reader, err));
     return fm_expert_store_open(&layout, m->reader, b->ops->host(m->slots), m->slot_bytes, m->max_slots, &m->store, err);
@@ -150,6 +153,8 @@ void fm_model_describe(fm_model *model, fm_model_info *out)
         .min_expert_slots = model->min_slots,
         .kv = model->options.kv,
         .read = model->options.read,
+        .read_split = model->options.read_split,
+        .read_direct = fm_files_direct(model->files, model->manifest.files),
         .memory = model->options.memory,
         .resident_bytes = model->weights.bytes,
         .scratch_bytes = model->scratch_bytes,

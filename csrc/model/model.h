@@ -22,7 +22,7 @@ struct fm_model {
     fm_buf *slots;
     size_t slot_bytes; /* one slot, a multiple of a page */
     int32_t max_slots, min_slots;
-    size_t scratch_bytes;   /* activations and the device's own */
+    size_t scratch_bytes;   /* activations, the device's own, the reader's buffers */
     size_t state_bytes;     /* recurrent state of one session, both copies */
     size_t kv_row_bytes;    /* one token, all layers */
     uint64_t session_bytes; /* held by open sessions */

@@ -2,6 +2,7 @@
 #include "model/plan.h"
 
 #include "base/memory.h"
+#include "store/ways.h"
 
 size_t fm_plan_state_bytes(const fm_model_spec *m)
 {
@@ -46,10 +47,32 @@ static void count_slots(fm_model *model, int32_t *fewest, int64_t *all)
     }
 }
 
+static bool is_aligned(const fm_expert_layer *l)
+{
+    for (int32_t i = 0; i < l->parts; i++) {
+        const fm_expert_part *p = &l->part[i];
+        if (p->each || (p->base | p->stride | p->at | p->bytes) % FM_PAGE) return false;
+    }
+    return true;
+}
+
+/* Reads around the page cache that are not aligned go through a buffer for each read in flight. */
+static size_t read_buffers(const fm_model *model)
+{
+    size_t largest = 0;
+    if (!fm_read_way_of(model->options.read)->direct) return 0;
+    for (int32_t i = 0; i < model->manifest.spec.layers; i++) {
+        const fm_expert_layer *l = &model->manifest.experts[i];
+        if (l->experts && !is_aligned(l) && l->bytes > largest) largest = l->bytes;
+    }
+    return largest ? (size_t)model->options.read_threads * (fm_align_up(largest, FM_PAGE) + FM_PAGE) : 0;
+}
+
 static size_t scratch(const fm_model *model, int32_t rows)
 {
     fm_limits limits = fm_activations_limits(&model->manifest.spec, rows);
-    return fm_activations_measure(&model->manifest.spec, rows) + model->backend->ops->scratch(&limits, model->options.threads);
+    return fm_activations_measure(&model->manifest.spec, rows) + model->backend->ops->scratch(&limits, model->options.threads) +
+           read_buffers(model);
 }
 
 static double gb(uint64_t bytes)
@@ -88,12 +111,13 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
     model->min_slots = fewest;
     uint64_t needed = fixed + (uint64_t)fewest * model->slot_bytes;
     if (needed > limit)
-        return fm_fail(
-            err, FM_BUDGET,
-            "the model needs %.3f GB and memory is %.3f GB: resident weights %.3f GB + activations of %d tokens %.3f GB"
-            " + one session's recurrent state %.3f GB and KV cache of %d tokens %.3f GB + %d expert slots %.3f GB",
-            gb(needed), gb(limit), gb(resident), o->prefill_rows, gb(model->scratch_bytes), gb(model->state_bytes), FM_KV_STEP,
-            gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest, gb((uint64_t)fewest * model->slot_bytes));
+        return fm_fail(err, FM_BUDGET,
+                       "the model needs %.3f GB and memory is %.3f GB: resident weights %.3f GB + activations of %d tokens and "
+                       "read buffers %.3f GB"
+                       " + one session's recurrent state %.3f GB and KV cache of %d tokens %.3f GB + %d expert slots %.3f GB",
+                       gb(needed), gb(limit), gb(resident), o->prefill_rows, gb(model->scratch_bytes), gb(model->state_bytes),
+                       FM_KV_STEP, gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest,
+                       gb((uint64_t)fewest * model->slot_bytes));
     uint64_t slots = model->slot_bytes ? (limit - fixed) / model->slot_bytes : 0;
     if (slots > (uint64_t)all) slots = (uint64_t)all;
     if (o->expert_slots) {

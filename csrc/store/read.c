@@ -1,4 +1,4 @@
-/* Reading whole ranges, on the caller's thread or on many; the only file that reads experts. */
+/* Batches of reads on threads, or on one thread with a ring. How one range is read: store/ways.c. */
 #include "store/read.h"
 
 #include <errno.h>
@@ -7,61 +7,17 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/memory.h"
+#include "store/ring.h"
+#include "store/ways.h"
 
-#define MOST ((size_t)1 << 30)         /* of one pread: Linux stops at 2 GiB - 4 KiB, macOS refuses 2 GiB */
 #define SPLITTABLE ((uint32_t)1 << 20) /* shorter reads are not cut up */
-
-/* ---- one range ---------------------------------------------------------------- */
-
-/* A read that ended early, with what the file looks like now. */
-static fm_status short_read(const fm_file *file, int fd, size_t wanted, uint64_t from, size_t got, int error, fm_error *err)
-{
-    struct stat st;
-    if (fstat(fd, &st) == 0 && (uint64_t)st.st_size < file->size)
-        return fm_fail(
-            err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: the file was cut from %llu to %llu bytes while in use",
-            file->path, wanted, (unsigned long long)from, got, (unsigned long long)file->size, (unsigned long long)st.st_size);
-    if (error)
-        return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu: %s", file->path, wanted,
-                       (unsigned long long)from, got, strerror(error));
-    return fm_fail(err, FM_IO, "%s: wanted %zu bytes at offset %llu, got %zu", file->path, wanted, (unsigned long long)from, got);
-}
-
-/* Read up to `room` bytes and at least `wanted`. */
-static fm_status read_range(const fm_file *file, int fd, uint8_t *to, size_t room, size_t wanted, uint64_t from, fm_error *err)
-{
-    size_t got = 0;
-    while (got < wanted) {
-        size_t n = room - got < MOST ? room - got : MOST;
-        ssize_t r = pread(fd, to + got, n, (off_t)(from + got));
-        if (r < 0 && errno == EINTR) continue;
-        if (r <= 0) return short_read(file, fd, wanted, from, got, r < 0 ? errno : 0, err);
-        got += (size_t)r;
-    }
-    return FM_OK;
-}
-
-fm_status fm_read_all(const fm_file *file, void *to, size_t n, uint64_t from, fm_error *err)
-{
-    return read_range(file, file->buffered, to, n, n, from, err);
-}
-
-/* ---- many, on threads ------------------------------------------------------------ */
 
 typedef struct {
     fm_read read;
     int32_t group;
 } piece;
-
-/* A thread's own aligned memory for direct reads that are not aligned themselves. */
-typedef struct {
-    void *block;
-    size_t bytes;
-} bounce;
 
 /* What one expert of the batch still waits for. */
 typedef struct {
@@ -69,10 +25,20 @@ typedef struct {
     atomic_bool ready;
 } progress;
 
+/* A read in flight in the ring. */
+typedef struct {
+    piece piece;
+    fm_bounce own;
+    fm_span span;
+    bool busy;
+} lane;
+
 struct fm_reader {
     fm_reader_options how;
     pthread_t *thread;
-    int32_t started;
+    int32_t threads, started;
+    fm_ring *ring; /* with `lane`, of the one thread that FM_READ_URING has */
+    lane *lane;    /* [how.threads] */
 
     pthread_mutex_t lock;
     pthread_cond_t work, idle;
@@ -90,30 +56,7 @@ struct fm_reader {
     fm_error why;
 };
 
-static fm_status read_direct(const fm_file *file, const fm_read *r, bounce *own, fm_error *err)
-{
-    uint64_t first = r->from / FM_PAGE * FM_PAGE;
-    size_t skip = (size_t)(r->from - first), room = fm_align_up(skip + r->bytes, FM_PAGE);
-
-    if (!skip && room == r->bytes && (uintptr_t)r->to % FM_PAGE == 0)
-        return read_range(file, file->direct, r->to, r->bytes, r->bytes, r->from, err);
-    if (own->bytes < room) {
-        void *block;
-        FM_TRY(fm_pages_map(room, &block, err));
-        fm_pages_unmap(own->block, own->bytes);
-        *own = (bounce){block, room};
-    }
-    FM_TRY(read_range(file, file->direct, own->block, room, skip + r->bytes, first, err));
-    memcpy(r->to, (uint8_t *)own->block + skip, r->bytes);
-    return FM_OK;
-}
-
-static fm_status read_piece(const fm_reader *reader, const fm_read *r, bounce *own, fm_error *err)
-{
-    const fm_file *file = &reader->how.file[r->file];
-    if (reader->how.direct && file->direct >= 0) return read_direct(file, r, own, err);
-    return fm_read_all(file, r->to, r->bytes, r->from, err);
-}
+/* ---- the end of a piece ------------------------------------------------------------- */
 
 /* The first failure of a batch is the one that is told. */
 static void note(fm_reader *r, fm_status status, int32_t group, const fm_error *why)
@@ -139,52 +82,147 @@ static void finish_group(fm_reader *r, int32_t group)
     if (status == FM_OK) atomic_store_explicit(&r->group[group].ready, true, memory_order_release);
 }
 
+/* `read` is false for what is only counted, since the batch has failed already. Under the lock. */
+static void end_piece(fm_reader *r, const piece *p, bool read, fm_status status, const fm_error *why)
+{
+    note(r, status, p->group, why);
+    if (read && status == FM_OK && --r->group[p->group].left == 0) finish_group(r, p->group);
+    if (++r->done == r->count) pthread_cond_broadcast(&r->idle);
+}
+
+/* ---- on threads ---------------------------------------------------------------------- */
+
 static void *serve(void *argument)
 {
     fm_reader *r = argument;
-    bounce own = {0};
+    const fm_read_way *way = fm_read_way_of(r->how.kind);
+    fm_bounce own = {0};
 
     pthread_mutex_lock(&r->lock);
     for (;;) {
         while (!r->closing && r->next >= r->count) pthread_cond_wait(&r->work, &r->lock);
         if (r->closing && r->next >= r->count) break;
         piece p = r->pieces[r->next++];
-        bool wasted = r->status != FM_OK; /* the batch has failed: what is left is only counted */
+        bool wanted = r->status == FM_OK;
         pthread_mutex_unlock(&r->lock);
 
         fm_error why = {0};
-        fm_status status = wasted ? FM_OK : read_piece(r, &p.read, &own, &why);
+        fm_status status = wanted ? way->read(&r->how.file[p.read.file], &p.read, &own, &why) : FM_OK;
 
         pthread_mutex_lock(&r->lock);
-        note(r, status, p.group, &why);
-        if (!wasted && status == FM_OK && --r->group[p.group].left == 0) finish_group(r, p.group);
-        if (++r->done == r->count) pthread_cond_broadcast(&r->idle);
+        end_piece(r, &p, wanted, status, &why);
     }
     pthread_mutex_unlock(&r->lock);
     fm_pages_unmap(own.block, own.bytes);
     return NULL;
 }
 
-fm_status fm_reader_open(const fm_reader_options *options, fm_reader **out, fm_error *err)
+/* ---- on one thread, with a ring ------------------------------------------------------ */
+
+static lane *idle_lane(fm_reader *r)
+{
+    for (int32_t i = 0; i < r->how.threads; i++)
+        if (!r->lane[i].busy) return &r->lane[i];
+    return NULL;
+}
+
+/* Queue as many of the batch's pieces as there are lanes; how many are in flight then. Under the lock. */
+static int32_t fill_lanes(fm_reader *r)
+{
+    int32_t busy = 0;
+    for (lane *l; r->next < r->count && (l = idle_lane(r));) {
+        fm_error why = {0};
+        fm_status status = FM_OK;
+        const fm_read *read = &r->pieces[r->next].read;
+
+        l->piece = r->pieces[r->next++];
+        l->busy = r->status == FM_OK;
+        if (l->busy) status = fm_span_of(&r->how.file[read->file], read, &l->own, &l->span, &why);
+        if (status != FM_OK) l->busy = false;
+        if (l->busy) fm_ring_read(r->ring, l->span.fd, l->span.to, l->span.room, l->span.from, (uint64_t)(l - r->lane));
+        else end_piece(r, &l->piece, false, status, &why);
+    }
+    for (int32_t i = 0; i < r->how.threads; i++) busy += r->lane[i].busy;
+    return busy;
+}
+
+/* One read of the ring has ended: see its piece through, by plain reads where the kernel gave it back. */
+static fm_status end_lane(const fm_reader *r, lane *l, int32_t result, fm_error *err)
+{
+    const fm_read *read = &l->piece.read;
+    const fm_file *file = &r->how.file[read->file];
+    if (result < 0 && result != -EINTR && result != -EAGAIN)
+        return fm_read_ended(file, l->span.wanted, l->span.from, 0, -result, err);
+    return fm_span_finish(file, read, &l->span, result > 0 ? (size_t)result : 0, err);
+}
+
+static void *serve_ring(void *argument)
+{
+    fm_reader *r = argument;
+
+    pthread_mutex_lock(&r->lock);
+    for (;;) {
+        int32_t busy = fill_lanes(r);
+        if (!busy) {
+            if (r->closing) break;
+            pthread_cond_wait(&r->work, &r->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&r->lock);
+        uint64_t tag;
+        int32_t result;
+        fm_ring_next(r->ring, &tag, &result);
+        lane *l = &r->lane[tag];
+        fm_error why = {0};
+        fm_status status = end_lane(r, l, result, &why);
+        pthread_mutex_lock(&r->lock);
+        l->busy = false;
+        end_piece(r, &l->piece, true, status, &why);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+/* ---- life ------------------------------------------------------------------------------ */
+
+static fm_status open_ring(fm_reader *r, fm_error *err)
+{
+    r->lane = calloc((size_t)r->how.threads, sizeof *r->lane);
+    if (!r->lane) return fm_fail(err, FM_MEMORY, "no memory for %d reads in flight", r->how.threads);
+    return fm_ring_open(r->how.threads, &r->ring, err);
+}
+
+/* Signals belong to the program's threads. */
+static fm_status start_threads(fm_reader *r, fm_error *err)
 {
     sigset_t all, before;
+
+    r->thread = calloc((size_t)r->threads, sizeof *r->thread);
+    if (!r->thread) return fm_fail(err, FM_MEMORY, "no memory for %d read threads", r->threads);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (r->started < r->threads && pthread_create(&r->thread[r->started], NULL, r->ring ? serve_ring : serve, r) == 0)
+        r->started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (r->started == r->threads) return FM_OK;
+    return fm_fail(err, FM_MEMORY, "only %d of %d read threads could be started", r->started, r->threads);
+}
+
+fm_status fm_reader_open(const fm_reader_options *options, fm_reader **out, fm_error *err)
+{
+    bool ring = !fm_read_way_of(options->kind)->read;
     fm_reader *r = calloc(1, sizeof *r);
     if (!r) return fm_fail(err, FM_MEMORY, "no memory for a reader");
     r->how = *options;
+    r->threads = ring ? 1 : options->threads;
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->work, NULL);
     pthread_cond_init(&r->idle, NULL);
-    r->thread = calloc((size_t)options->threads, sizeof *r->thread);
-
-    sigfillset(&all); /* signals belong to the program's threads */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (r->thread && r->started < options->threads && pthread_create(&r->thread[r->started], NULL, serve, r) == 0)
-        r->started++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r->started != options->threads) {
-        int32_t got = r->started;
+    fm_status status = ring ? open_ring(r, err) : FM_OK;
+    if (status == FM_OK) status = start_threads(r, err);
+    if (status != FM_OK) {
         fm_reader_close(r);
-        return fm_fail(err, FM_MEMORY, "only %d of %d read threads could be started", got, options->threads);
+        return status;
     }
     *out = r;
     return FM_OK;
@@ -198,6 +236,9 @@ void fm_reader_close(fm_reader *r)
     pthread_cond_broadcast(&r->work);
     pthread_mutex_unlock(&r->lock);
     for (int32_t i = 0; i < r->started; i++) pthread_join(r->thread[i], NULL);
+    for (int32_t i = 0; r->lane && i < r->how.threads; i++) fm_pages_unmap(r->lane[i].own.block, r->lane[i].own.bytes);
+    fm_ring_close(r->ring);
+    free(r->lane);
     pthread_cond_destroy(&r->idle);
     pthread_cond_destroy(&r->work);
     pthread_mutex_destroy(&r->lock);

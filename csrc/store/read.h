@@ -10,13 +10,20 @@
 typedef struct {
     char *path;
     uint64_t size;        /* what the manifest says and fstat confirmed */
-    int buffered, direct; /* descriptors; direct is -1 where the file system has none */
+    int buffered, direct; /* descriptors; direct is -1 where it is not needed or the file system has none */
+    uint8_t *map;         /* the whole file, where it is read out of a mapping */
 } fm_file;
 
-/* Open every file of directory/path[i] and check it has size[i] bytes.
- * FM_IO: cannot be opened. FM_FORMAT: another size. */
-fm_status fm_files_open(const char *directory, const char *const *path, const uint64_t *size, int32_t n, bool direct,
+/* Open every file of directory/path[i] for one way of reading, and check it has size[i] bytes.
+ * FM_IO: cannot be opened or mapped. FM_FORMAT: another size. FM_UNSUPPORTED: this system has not that way. */
+fm_status fm_files_open(const char *directory, const char *const *path, const uint64_t *size, int32_t n, fm_read_kind kind,
                         fm_file **out, fm_error *err);
+/* Whether every one of them is read around the page cache. */
+bool fm_files_direct(const fm_file *files, int32_t n);
+/* From now on reads through the page cache jump about: bring in what is asked for at once, and no more. */
+void fm_files_expect_random(const fm_file *files, int32_t n);
+/* Ask the system to drop their pages from its cache. */
+void fm_files_drop_cache(const fm_file *files, int32_t n);
 void fm_files_close(fm_file *files, int32_t n);
 
 /* Read exactly n bytes at `from` or fail with FM_IO naming path, offset, wanted and got. */
@@ -41,11 +48,12 @@ typedef struct fm_reader fm_reader;
 
 typedef struct {
     const fm_file *file;
-    int32_t threads; /* >= 1 */
-    int32_t split;   /* pieces a read of a megabyte or more is cut into; >= 1 */
-    bool direct;     /* read around the page cache where file.direct allows */
+    int32_t threads;   /* reads in flight, each on its own thread but for FM_READ_URING; >= 1 */
+    int32_t split;     /* pieces a read of a megabyte or more is cut into; >= 1 */
+    fm_read_kind kind; /* what the files were opened for */
 } fm_reader_options;
 
+/* FM_UNSUPPORTED: FM_READ_URING where there is no io_uring. */
 fm_status fm_reader_open(const fm_reader_options *options, fm_reader **out, fm_error *err);
 void fm_reader_close(fm_reader *reader); /* waits for what is in flight; NULL is fine */
 

@@ -58,5 +58,16 @@ def affine_encode(
     biases: NDArray[np.uint8],
 ) -> None: ...
 def xxh3_64(buffer: Buffer) -> int: ...
+def probe_reads(
+    manifest: str,
+    directory: str,
+    *,
+    read: str,
+    read_threads: int,
+    read_split: int,
+    seconds: float,
+    cold: bool,
+    seed: int,
+) -> dict[str, Any]: ...
 def kernels() -> list[str]: ...
 def cores() -> int: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from flashmoe.tokenizer import Tokenizer
 
 KV_DTYPES = ("f32", "f16", "bf16")
-READ_WAYS = ("auto", "buffered", "direct")
 _ALIGNMENT = 64
 """Prefill steps end at multiples of this position, so that results do not depend on their size."""
 
@@ -48,7 +48,9 @@ class Model:
         experts_per_token: int | None = None,
         threads: int | None = None,
         kv_dtype: str | None = None,
-        io: str = "auto",
+        read: str = "auto",
+        read_threads: int | None = None,
+        read_split: int | None = None,
     ) -> None:
         """Open a model; touches no expert.
 
@@ -65,8 +67,12 @@ class Model:
                 default. Fewer is another, weaker model; :meth:`info` says so.
             threads: Threads that compute. ``None`` takes every core this process may use.
             kv_dtype: ``"f16"`` (default), ``"bf16"`` or ``"f32"``: numbers in the KV cache.
-            io: How experts are read: ``"buffered"`` through the page cache, ``"direct"`` around
-                it, or ``"auto"``, which takes the page cache if it can hold the experts.
+            read: How experts are read: ``"buffered"`` through the page cache, ``"direct"`` around
+                it, ``"uring"`` around it with one thread (Linux), ``"populate"`` or ``"mmap"`` out
+                of a mapping (for comparison). ``"auto"`` takes the page cache if it can hold every
+                expert, else what a measurement of the disk, made once, says is fastest.
+            read_threads: Reads in flight, 1 to 256. ``None``: by that measurement, else 8.
+            read_split: A record is read in 1, 2, 4 or 8 pieces. ``None``: likewise, else 1.
 
         Raises:
             ModelFormatError: A file is not what it must be.
@@ -74,15 +80,14 @@ class Model:
             BudgetError: It cannot run within ``memory``; the message spells out the sum.
             TokenizerError: There is a tokenizer, but not one for this model.
         """
-        from flashmoe import _core
+        from flashmoe import _core, reading
         from flashmoe.checkpoint import open_checkpoint
         from flashmoe.hub import resolve
         from flashmoe.machine import available_memory, parse_size
 
         if kv_dtype is not None and kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
-        if io not in READ_WAYS:
-            raise ValueError(f"io must be one of {', '.join(READ_WAYS)}, not {io!r}")
+        reading.check(read, read_threads, read_split)
         if experts_per_token is not None and experts_per_token < 1:
             raise ValueError(f"experts_per_token must be at least 1, not {experts_per_token}")
         if threads is not None and threads < 1:
@@ -99,7 +104,15 @@ class Model:
         self.tokenizer_or_none = _load_tokenizer(self.path, checkpoint)
         available = available_memory()
         budget = int(0.75 * available) if memory is None else parse_size(memory)
-        self._read, self._read_reason = _choose_read(io, checkpoint, budget, available)
+        choice = reading.choose(
+            read,
+            read_threads,
+            read_split,
+            manifest=checkpoint.manifest,
+            directory=self.path,
+            budget=budget,
+            available=available,
+        )
         self._sessions: weakref.WeakSet[_core.Session] = weakref.WeakSet()
         self._core = _core.Model(
             checkpoint.manifest.to_text(),
@@ -109,9 +122,12 @@ class Model:
             threads=threads or 0,
             experts_per_token=experts_per_token or 0,
             kv=kv_dtype or "f16",
-            read=self._read,
+            read=choice.read,
+            read_threads=choice.threads,
+            read_split=choice.split,
         )
         self._info = self._core.info()
+        self._reading = reading.refused(choice, self._info["read_direct"])
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | os.PathLike[str], **options: Any) -> Model:
@@ -151,13 +167,16 @@ class Model:
         """Shapes, memory and choices.
 
         Sizes are in bytes. ``experts_per_token`` is what runs, ``native_experts_per_token`` what
-        the model was trained with; ``held_bytes`` is what is held now, at most ``memory``.
+        the model was trained with; ``held_bytes`` is what is held now, at most ``memory``;
+        ``read`` is how experts are read, ``read_reason`` why, ``read_probe`` what was measured.
         """
+        probe = self._reading.probe
         return {
             "path": str(self.path),
             "model_type": self.config.get("model_type"),
             **self._open().info(),
-            "read_reason": self._read_reason,
+            "read_reason": self._reading.reason,
+            "read_probe": [asdict(figure) for figure in probe.figures] if probe else [],
             "tokenizer": self.tokenizer_or_none is not None,
         }
 
@@ -276,12 +295,3 @@ def _load_tokenizer(path: Path, checkpoint: Checkpoint) -> Tokenizer | None:
     if not (path / "tokenizer.json").exists():
         return None
     return Tokenizer.from_directory(path, num_logits=checkpoint.manifest.spec.vocab_size)
-
-
-def _choose_read(io: str, checkpoint: Checkpoint, budget: int, available: int) -> tuple[str, str]:
-    """The way experts are read, and why."""
-    if io != "auto":
-        return io, "asked for"
-    if checkpoint.manifest.total_expert_bytes <= 0.8 * (available - budget):
-        return "buffered", "the page cache can hold every expert beside the budget"
-    return "direct", "the page cache cannot hold every expert beside the budget"

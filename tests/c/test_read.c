@@ -15,6 +15,7 @@ enum { SIZE = (9 << 20) + 777, READS = 7, GUARD = 64, ROOM = 5 << 20 };
 
 static char directory[] = "/var/tmp/flashmoe_read_XXXXXX";
 static const char *const big = "big.bin";
+static const char *const words[] = {"buffered", "direct", "populate", "mmap", "uring"};
 static uint8_t *content; /* [SIZE], what is in the file */
 static atomic_int preads;
 
@@ -84,10 +85,10 @@ static fm_status check_group(void *context, int32_t group, fm_error *err)
     return FM_OK;
 }
 
-static void test_bytes(const fm_file *file, bool direct, int32_t split, int32_t threads)
+static void test_bytes(const fm_file *file, fm_read_kind kind, int32_t split, int32_t threads)
 {
     fm_reader *reader;
-    fm_reader_options how = {file, threads, split, direct};
+    fm_reader_options how = {file, threads, split, kind};
     fm_read reads[READS];
     void *block[READS];
     int32_t group[READS], failed = -1;
@@ -103,10 +104,10 @@ static void test_bytes(const fm_file *file, bool direct, int32_t split, int32_t 
         group[i] = ranges[i].group;
     }
     CHECK(fm_reader_start(reader, reads, group, READS, check_group, &t, &err) == FM_OK);
-    CHECK_THAT(fm_reader_wait(reader, &failed, &err) == FM_OK, "direct %d split %d threads %d: %s", direct, split, threads,
+    CHECK_THAT(fm_reader_wait(reader, &failed, &err) == FM_OK, "%s split %d threads %d: %s", words[kind], split, threads,
                err.message);
     for (int i = 0; i < READS; i++) {
-        CHECK_THAT(is_right(&t, i), "read %d, direct %d split %d threads %d", i, direct, split, threads);
+        CHECK_THAT(is_right(&t, i), "read %d, %s split %d threads %d", i, words[kind], split, threads);
         for (int g = 1; g <= GUARD; g++) CHECK(t.at[i][-g] == 0xa5 && t.at[i][ranges[i].bytes + g - 1] == 0xa5);
         fm_pages_unmap(block[i], ROOM);
     }
@@ -122,7 +123,7 @@ static void test_pieces(const fm_file *file)
     for (int32_t split = 1; split <= 7; split++)
         for (int i = 0; i < 3; i++) {
             fm_reader *reader;
-            fm_reader_options how = {file, 3, split, false};
+            fm_reader_options how = {file, 3, split, FM_READ_BUFFERED};
             fm_read read = {0, 100, bytes[i], to};
             int32_t group = 0;
             CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK);
@@ -139,10 +140,10 @@ static void test_pieces(const fm_file *file)
 /* ---- failures ---------------------------------------------------------------------------------- */
 
 /* One group fails, the reader goes on. Closing it with a batch in flight waits for that batch. */
-static void test_after_failure(const fm_file *file, bool direct)
+static void test_after_failure(const fm_file *file, fm_read_kind kind)
 {
     fm_reader *reader;
-    fm_reader_options how = {file, 2, 3, direct};
+    fm_reader_options how = {file, 2, 3, kind};
     uint8_t *to = must(4 << 20);
     fm_read good = {0, 5, 3 << 20, to}, beyond = {0, SIZE - 100, 200, to + (3 << 20)};
     fm_read both[] = {good, beyond};
@@ -162,7 +163,7 @@ static void test_after_failure(const fm_file *file, bool direct)
     free(to);
 }
 
-static void test_cut_file(bool direct)
+static void test_cut_file(fm_read_kind kind)
 {
     const char *name = "cut.bin";
     uint64_t size = 1 << 16;
@@ -175,8 +176,8 @@ static void test_cut_file(bool direct)
 
     write_file(name, 1 << 16);
     path_of(name, path);
-    CHECK(fm_files_open(directory, &name, &size, 1, direct, &file, &err) == FM_OK);
-    fm_reader_options how = {file, 1, 1, direct};
+    CHECK(fm_files_open(directory, &name, &size, 1, kind, &file, &err) == FM_OK);
+    fm_reader_options how = {file, 1, 1, kind};
     CHECK(fm_reader_open(&how, &reader, &err) == FM_OK && fm_pages_map(1 << 16, &to, &err) == FM_OK);
     CHECK(truncate(path, 10100) == 0);
     fm_read read = {0, 4096, 1 << 15, to};
@@ -195,6 +196,35 @@ static void test_cut_file(bool direct)
     fm_files_close(file, 1);
     fm_pages_unmap(to, 1 << 16);
     remove_file(name);
+}
+
+/* The message names file, offset, wanted and got, whichever way the end is met. */
+static void test_beyond_the_end(const fm_file *file, fm_read_kind kind)
+{
+    fm_reader *reader;
+    fm_reader_options how = {file, 2, 1, kind};
+    uint8_t to[2000];
+    const struct {
+        uint64_t from, got;
+    } ends[] = {{SIZE - 100, 100}, {SIZE, 0}, {SIZE - 1200, 1200}};
+
+    CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK);
+    for (int i = 0; i < 3; i++) {
+        fm_read read = {0, ends[i].from, 2000, to};
+        int32_t group = 0, failed = -1;
+        fm_error err = {0};
+        CHECK(fm_reader_start(reader, &read, &group, 1, NULL, NULL, NULL) == FM_OK);
+        CHECK(fm_reader_wait(reader, &failed, &err) == FM_IO && failed == 0);
+        const char *path = strstr(err.message, "big.bin: wanted "), *got = strstr(err.message, ", got ");
+        CHECK_THAT(path && got && strstr(err.message, " bytes at offset "), "%s: %s", words[kind], err.message);
+        if (!path || !got) continue;
+        /* A read around the page cache asks for whole pages: what is before the range counts on both sides. */
+        uint64_t offset = strtoull(strstr(err.message, "at offset ") + 10, NULL, 10), before = ends[i].from - offset;
+        CHECK_THAT(before < FM_PAGE && strtoull(path + 16, NULL, 10) == 2000 + before &&
+                       strtoull(got + 6, NULL, 10) == ends[i].got + before,
+                   "%s: %s", words[kind], err.message);
+    }
+    fm_reader_close(reader);
 }
 
 /* ---- groups that are ready early, and reads that are not wanted any more ------------------------- */
@@ -228,10 +258,10 @@ static void start_groups(fm_reader *reader, uint8_t *to, gate *g)
     CHECK(fm_reader_start(reader, reads, group, 2 * GROUPS, g ? check_at_gate : NULL, g, NULL) == FM_OK);
 }
 
-static void test_drop(const fm_file *file, bool direct)
+static void test_drop(const fm_file *file, fm_read_kind kind)
 {
     fm_reader *reader;
-    fm_reader_options how = {file, 1, 1, direct};
+    fm_reader_options how = {file, 1, 1, kind};
     uint8_t *to = must(2 * GROUPS * 4096);
     int32_t failed = 77;
     fm_error err = {0};
@@ -266,10 +296,10 @@ static void test_drop(const fm_file *file, bool direct)
 }
 
 /* Groups become ready one by one; one that fails its check never does. */
-static void test_ready(const fm_file *file, bool direct)
+static void test_ready(const fm_file *file, fm_read_kind kind)
 {
     fm_reader *reader;
-    fm_reader_options how = {file, 4, 1, direct};
+    fm_reader_options how = {file, 4, 1, kind};
     uint8_t *to = must(2 * GROUPS * 4096);
     int32_t failed = -1;
 
@@ -304,18 +334,19 @@ static void test_special_files(void)
     path_of(pipe, path);
     CHECK(mkfifo(path, 0600) == 0);
     alarm(20); /* opening a pipe that nobody writes to must not wait for a writer */
-    CHECK(fm_files_open(directory, &pipe, &none, 1, true, &file, &err) == FM_FORMAT && strstr(err.message, "regular"));
+    CHECK(fm_files_open(directory, &pipe, &none, 1, FM_READ_DIRECT, &file, &err) == FM_FORMAT && strstr(err.message, "regular"));
     alarm(0);
     unlink(path);
 
     path_of(folder, path);
     CHECK(mkdir(path, 0700) == 0);
-    CHECK(fm_files_open(directory, &folder, &none, 1, false, &file, &err) == FM_FORMAT && strstr(err.message, "regular"));
+    CHECK(fm_files_open(directory, &folder, &none, 1, FM_READ_BUFFERED, &file, &err) == FM_FORMAT &&
+          strstr(err.message, "regular"));
     rmdir(path);
 
     path_of(link, path); /* the hub's cache is made of links */
     CHECK(symlink(big, path) == 0);
-    CHECK(fm_files_open(directory, &link, &size, 1, false, &file, &err) == FM_OK);
+    CHECK(fm_files_open(directory, &link, &size, 1, FM_READ_BUFFERED, &file, &err) == FM_OK);
     fm_files_close(file, 1);
     unlink(path);
 }
@@ -333,7 +364,7 @@ static void test_signals(const fm_file *file)
 {
     fm_reader *reader;
     fm_pool *pool;
-    fm_reader_options how = {file, 4, 1, false};
+    fm_reader_options how = {file, 4, 1, FM_READ_BUFFERED};
     sigset_t one, before, waiting;
 
     signal(SIGUSR1, catch);
@@ -351,6 +382,40 @@ static void test_signals(const fm_file *file)
     fm_reader_close(reader);
 }
 
+/* ---- every way ------------------------------------------------------------------------------------ */
+
+/* A kernel, or what watches over it, may lack a way; then opening it says so, and says what to take instead. */
+static bool can_read(int kind)
+{
+    uint64_t size = SIZE;
+    fm_file *file = NULL;
+    fm_reader *reader = NULL;
+    fm_error err = {0};
+
+    fm_status status = fm_files_open(directory, &big, &size, 1, (fm_read_kind)kind, &file, &err);
+    const fm_reader_options how = {file, 2, 1, (fm_read_kind)kind};
+    if (status == FM_OK) status = fm_reader_open(&how, &reader, &err);
+    fm_reader_close(reader);
+    fm_files_close(file, 1);
+    if (status == FM_OK) return true;
+    fprintf(stderr, "%s: not here: %s\n", words[kind], err.message);
+    CHECK(kind != FM_READ_BUFFERED && kind != FM_READ_DIRECT);
+    CHECK_THAT(status == FM_UNSUPPORTED && strstr(err.message, "read with \""), "%s", err.message);
+    return false;
+}
+
+static void test_way(const fm_file *file, fm_read_kind kind)
+{
+    for (int32_t split = 1; split <= 8; split *= 2)
+        for (int32_t threads = 1; threads <= 4; threads += 3) test_bytes(file, kind, split, threads);
+    test_bytes(file, kind, 7, 33);
+    test_after_failure(file, kind);
+    test_drop(file, kind);
+    test_ready(file, kind);
+    test_cut_file(kind);
+    test_beyond_the_end(file, kind);
+}
+
 int main(void)
 {
     uint64_t seed = 11, size = SIZE;
@@ -360,16 +425,14 @@ int main(void)
     content = must(SIZE);
     for (int i = 0; i < SIZE; i++) content[i] = (uint8_t)noise_bits(&seed);
     write_file(big, SIZE);
-    CHECK(fm_files_open(directory, &big, &size, 1, true, &file, NULL) == FM_OK);
-    fprintf(stderr, "direct reads: %s\n", file->direct >= 0 ? "yes" : "not on this file system");
-    for (int direct = 0; direct < 2; direct++) {
-        for (int32_t split = 1; split <= 7; split += 1 + split / 2)
-            for (int32_t threads = 1; threads <= 4; threads += 3) test_bytes(file, direct, split, threads);
-        test_after_failure(file, direct);
-        test_drop(file, direct);
-        test_ready(file, direct);
-        test_cut_file(direct);
+    for (int kind = FM_READ_BUFFERED; kind <= FM_READ_URING; kind++) {
+        if (!can_read(kind)) continue;
+        CHECK(fm_files_open(directory, &big, &size, 1, (fm_read_kind)kind, &file, NULL) == FM_OK);
+        fprintf(stderr, "%s: %s the page cache\n", words[kind], fm_files_direct(file, 1) ? "around" : "through");
+        test_way(file, (fm_read_kind)kind);
+        fm_files_close(file, 1);
     }
+    CHECK(fm_files_open(directory, &big, &size, 1, FM_READ_BUFFERED, &file, NULL) == FM_OK);
     test_pieces(file);
     test_special_files();
     test_signals(file);

@@ -16,12 +16,14 @@ from flashmoe.cli.options import JSON_OPTION, find_model
 if TYPE_CHECKING:
     from flashmoe.cli.footprint import Footprint
     from flashmoe.manifest import Manifest, Quant
+    from flashmoe.reading import Choice
 
 EPILOG = """\b
 Examples:
   flashmoe info demo
   flashmoe info ~/models/qwen3.6-35b-a3b-4bit
   flashmoe info ~/models/qwen3.6-35b-a3b-4bit --experts-per-token 4
+  flashmoe info ~/models/qwen3.6-35b-a3b-4bit --memory 6GB
   flashmoe info Qwen/Qwen3-30B-A3B --disk 3GB --json     (reads the hub's headers only)
 """
 
@@ -30,33 +32,46 @@ Examples:
 @click.argument("model")
 @click.option("--revision", help="Branch, tag or commit of a repository of the hub.")
 @click.option("--experts-per-token", type=click.IntRange(min=1), metavar="K", help="Count with K.")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Say how experts would be read with this budget.  [default: 75% of what is available]",
+)
 @click.option("--disk", metavar="SIZE", help="Bytes a second of the disk, instead of measuring it.")
 @JSON_OPTION
 def command(
     model: str,
     revision: str | None,
     experts_per_token: int | None,
+    memory: str | None,
     disk: str | None,
     as_json: bool,
 ) -> None:
     """Show a model's shapes, bytes per expert and token, and what fits into which memory.
 
-    Only headers are read, no weights; a repository of the hub is not downloaded. The disk that the
-    model is on is measured for about two seconds.
+    Only headers are read, and a few experts where the disk has to be measured; that takes up to two
+    seconds. A repository of the hub is not downloaded.
     """
+    from flashmoe.hub import is_local
     from flashmoe.machine import parse_size
 
-    where, manifest, facts = _open(find_model(model), revision)
+    name = find_model(model)
+    where, manifest, facts = _open(name, revision)
     native = footprint.measure(manifest).most_per_layer
     if experts_per_token is not None and experts_per_token > native:
         raise click.UsageError(f"--experts-per-token: the model's own number is {native}")
     print_ = footprint.measure(manifest, experts_per_token)
-    speed = float(parse_size(disk)) if disk else _disk_speed(where, print_)
-    memory = footprint.memory_bandwidth()
+    choice = _choose_reading(where, manifest, memory) if is_local(name) else None
+    best = choice.probe.best if choice and choice.probe else None
+    if disk:
+        speed = float(parse_size(disk))
+    else:
+        speed = best.bytes_per_second if best else _disk_speed(where, print_)
+    bandwidth = footprint.memory_bandwidth()
     facts |= _shapes(manifest)
     facts["experts_per_token"] = print_.most_per_layer
     facts["native_experts_per_token"] = native
-    budgets = _budgets(print_, speed, memory)
+    budgets = _budgets(print_, speed, bandwidth)
     if as_json:
         show.print_json(
             facts
@@ -64,11 +79,12 @@ def command(
             | {
                 "least_memory": print_.least_memory,
                 "disk_bytes_per_second": round(speed),
+                "reading": asdict(choice) if choice else None,
                 "budgets": budgets,
             }
         )
         return
-    _print(facts, print_, speed, budgets, measured=disk is None)
+    _print(facts, print_, speed, budgets, choice, measured=disk is None)
 
 
 def _open(
@@ -85,6 +101,17 @@ def _open(
     remote = RemoteCheckpoint(str(name), revision)
     facts = {"model": str(name), "kind": f"hub, commit {remote.commit}"}
     return Path.cwd(), remote.manifest, facts | {"model_type": remote.config.get("model_type")}
+
+
+def _choose_reading(where: Path, manifest: Manifest, memory: str | None) -> Choice:
+    from flashmoe.machine import available_memory, parse_size
+    from flashmoe.reading import choose
+
+    available = available_memory()
+    budget = parse_size(memory) if memory else int(0.75 * available)
+    return choose(
+        "auto", None, None, manifest=manifest, directory=where, budget=budget, available=available
+    )
 
 
 def _disk_speed(where: Path, print_: Footprint) -> float:
@@ -148,6 +175,7 @@ def _print(
     print_: Footprint,
     disk: float,
     budgets: list[dict[str, Any]],
+    choice: Choice | None,
     *,
     measured: bool,
 ) -> None:
@@ -170,8 +198,16 @@ def _print(
         "KV cache": f"{show.size(print_.kv_bytes_per_token)} a token (f16), recurrent state "
         f"{show.size(print_.state_bytes)}",
         "least memory": f"about {show.size(print_.least_memory)}",
-        "disk": f"{show.size(disk)}/s " + ("(measured now)" if measured else "(as given)"),
+        "disk": f"{show.size(disk)}/s " + ("(measured)" if measured else "(as given)"),
     }
+    if choice is not None:
+        figures = choice.probe.figures if choice.probe else ()
+        lines["reads"] = (
+            f"{choice.read}, {choice.threads} in flight, records in {choice.split} piece"
+        )
+        lines["reads"] += "s" if choice.split > 1 else ""
+        lines["because"] = choice.reason
+        lines |= {f"  way {i}": figure.describe() for i, figure in enumerate(figures, 1)}
     click.echo(show.pairs(lines))
     notice = show.fewer_experts(running, native)
     if notice:

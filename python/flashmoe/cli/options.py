@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flashmoe.reading import MOST_THREADS, SPLITS, WAYS
+
 if TYPE_CHECKING:
     from flashmoe.model import Model
     from flashmoe.sampler import Sampler
@@ -32,13 +34,29 @@ MODEL_OPTIONS = (
         "--kv-dtype", type=click.Choice(["f16", "bf16", "f32"]), help="Numbers in the KV cache."
     ),
     click.option(
-        "--io",
-        type=click.Choice(["auto", "buffered", "direct"]),
+        "--read",
+        type=click.Choice(["auto", *WAYS]),
         default="auto",
-        help="Read experts through the page cache or around it.",
+        help="Read experts through the page cache, around it or out of a mapping.",
+    ),
+    click.option("--read-threads", type=click.IntRange(1, MOST_THREADS), help="Reads in flight."),
+    click.option(
+        "--read-split",
+        type=click.Choice([str(n) for n in SPLITS]),
+        callback=lambda _context, _option, value: int(value) if value else None,
+        help="Pieces that an expert's record is read in.",
     ),
 )
-MODEL_NAMES = ("revision", "memory", "experts_per_token", "threads", "kv_dtype", "io")
+MODEL_NAMES = (
+    "revision",
+    "memory",
+    "experts_per_token",
+    "threads",
+    "kv_dtype",
+    "read",
+    "read_threads",
+    "read_split",
+)
 
 SAMPLER_OPTIONS = (
     click.option("-t", "--temperature", type=float, help="0 takes the most likely token."),
