@@ -1,4 +1,6 @@
 // The Python module: converts, calls, raises. No logic, no caching, no defaults beyond the C ones.
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -43,10 +45,11 @@ const char *status_name(fm_status status)
     return "UNKNOWN";
 }
 
-// Which exception a status becomes is Python's decision.
-[[noreturn]] void raise(const char *status, const char *message)
+// Which exception a status becomes is Python's decision. `sequence`: which of several it was, or -1.
+[[noreturn]] void raise(const char *status, const char *message, int32_t sequence = -1)
 {
-    nb::object error = nb::module_::import_("flashmoe.errors").attr("from_status")(status, message);
+    nb::object which = sequence < 0 ? nb::none() : nb::object(nb::int_(sequence));
+    nb::object error = nb::module_::import_("flashmoe.errors").attr("from_status")(status, message, which);
     PyErr_SetObject(reinterpret_cast<PyObject *>(Py_TYPE(error.ptr())), error.ptr());
     throw nb::python_error();
 }
@@ -195,12 +198,21 @@ class Session
         model_.reset();
     }
 
-    void eval(Tokens tokens, Logits logits)
+    void eval(Tokens tokens, Logits logits) { eval_together({this}, {tokens}, {logits}); }
+
+    static void eval_together(const std::vector<Session *> &sessions, const std::vector<Tokens> &tokens,
+                              const std::vector<Logits> &logits)
     {
-        if (logits.shape(0) && logits.shape(1) != vocab_) throw nb::value_error("logits must have vocab_size columns");
-        if (tokens.shape(0) > INT32_MAX || logits.shape(0) > tokens.shape(0))
-            throw nb::value_error("logits must have no more rows than there are tokens");
-        while (!once(tokens, logits)) {
+        if (sessions.empty() || tokens.size() != sessions.size() || logits.size() != sessions.size())
+            throw nb::value_error("every session needs tokens and logits");
+        for (size_t i = 0; i < sessions.size(); i++) {
+            if (!sessions[i]) throw nb::value_error("None is not a session");
+            if (logits[i].shape(0) && logits[i].shape(1) != sessions[i]->vocab_)
+                throw nb::value_error("logits must have vocab_size columns");
+            if (tokens[i].shape(0) > INT32_MAX || logits[i].shape(0) > tokens[i].shape(0))
+                throw nb::value_error("logits must have no more rows than there are tokens");
+        }
+        while (!once(sessions, tokens, logits)) {
         }
     }
 
@@ -236,32 +248,46 @@ class Session
         return c_;
     }
 
+    // The turns of several sessions, taken in the order of their addresses, so that no two callers wait for each other.
+    static std::vector<std::unique_lock<std::mutex>> take_turns(std::vector<Session *> sessions)
+    {
+        std::vector<std::unique_lock<std::mutex>> turns;
+        std::sort(sessions.begin(), sessions.end(), std::less<>());
+        sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
+        for (Session *session : sessions) turns.emplace_back(session->turn_);
+        return turns;
+    }
+
     // False when a signal stopped it but Python's handler wants to go on.
-    bool once(Tokens tokens, Logits logits)
+    static bool once(const std::vector<Session *> &sessions, const std::vector<Tokens> &tokens, const std::vector<Logits> &logits)
     {
         fm_error err{};
         fm_status status = FM_ARGUMENT;
-        bool interrupted = false, closed = false;
+        bool interrupted = false;
+        int32_t closed = -1, at_fault = -1;
         {
             nb::gil_scoped_release nogil;
-            std::lock_guard<std::mutex> turn(turn_);
-            if (c_) {
-                Interruptible guard(c_);
-                status = fm_session_eval(c_, tokens.data(), static_cast<int32_t>(tokens.shape(0)), logits.data(),
-                                         static_cast<int32_t>(logits.shape(0)), &err);
+            auto turns = take_turns(sessions);
+            std::vector<fm_append> parts;
+            for (size_t i = 0; i < sessions.size(); i++) {
+                if (!sessions[i]->c_ && closed < 0) closed = static_cast<int32_t>(i);
+                parts.push_back({sessions[i]->c_, tokens[i].data(), static_cast<int32_t>(tokens[i].shape(0)), logits[i].data(),
+                                 static_cast<int32_t>(logits[i].shape(0))});
+            }
+            if (closed < 0) {
+                Interruptible guard(parts[0].session);
+                status = fm_sessions_eval(parts.data(), static_cast<int32_t>(parts.size()), &at_fault, &err);
                 interrupted = guard.fired();
-            } else {
-                closed = true;
             }
         }
         if (interrupted) {
             if (PyErr_CheckSignals() != 0) throw nb::python_error();
             if (status == FM_CANCELLED) return false;
         }
-        if (closed) raise("CLOSED", "the session is closed");
-        if (status == FM_IO) raise("EXPERT_IO", err.message);
-        check(status, err);
-        return true;
+        if (closed >= 0) raise("CLOSED", "the session is closed", closed);
+        if (status == FM_OK) return true;
+        raise(status == FM_IO ? "EXPERT_IO" : status_name(status), err.message[0] ? err.message : fm_status_text(status),
+              at_fault);
     }
 
     std::shared_ptr<ModelHandle> model_;
@@ -365,6 +391,7 @@ NB_MODULE(_core, m)
         .def("stats", &Session::stats)
         .def_prop_ro("position", &Session::position);
 
+    m.def("eval_together", &Session::eval_together, "sessions"_a, "tokens"_a.noconvert(), "logits"_a.noconvert());
     m.def("sample", &sample, "logits"_a.noconvert(), nb::kw_only(), "temperature"_a, "top_p"_a, "min_p"_a, "top_k"_a, "rng"_a);
     m.def("logprob", &logprob, "logits"_a.noconvert(), "id"_a);
     m.def("affine_encode", &affine_encode, "x"_a.noconvert(), "bits"_a, "group"_a, "scale"_a, "weight"_a.noconvert(),

@@ -156,7 +156,7 @@ typedef struct {
     uint64_t experts_hit;  /* of those, already in memory */
     uint64_t bytes_read;   /* expert bytes that came from files */
     uint64_t read_wait_ns; /* waiting for expert bytes */
-    uint64_t eval_ns;      /* inside fm_session_eval */
+    uint64_t eval_ns;      /* inside fm_session_eval or fm_sessions_eval */
 } fm_session_stats;
 
 fm_status fm_session_open(fm_model *model, fm_session **out, fm_error *err);
@@ -175,6 +175,27 @@ void fm_session_close(fm_session *session);
  * FM_NUMERIC  the result is not finite
  */
 fm_status fm_session_eval(fm_session *session, const int32_t *tokens, int32_t n, float *logits, int32_t wanted, fm_error *err);
+
+/* What fm_session_eval is given, for one of several sessions. */
+typedef struct {
+    fm_session *session;
+    const int32_t *tokens;
+    int32_t n;
+    float *logits;
+    int32_t wanted;
+} fm_append;
+
+/*
+ * fm_session_eval for several distinct sessions of one model at once; their
+ * `n` add up to at most prefill_rows. Every session gets the bits it would get
+ * alone; an expert that several of them need is read once, and counts in the
+ * stats of each session by its share of the rows.
+ *
+ * All or nothing: after any failure every session is where it was, and
+ * `at_fault`, when not NULL, holds the index of the part that failed, or -1 if
+ * it was none of them in particular. Cancelling one session stops them all.
+ */
+fm_status fm_sessions_eval(const fm_append *parts, int32_t count, int32_t *at_fault, fm_error *err);
 
 int32_t fm_session_position(const fm_session *session);
 

@@ -66,11 +66,6 @@ static uint64_t compute(fm_step *s, fm_tensor outs, const wave *w)
     return ticket;
 }
 
-static bool is_cancelled(const fm_step *s)
-{
-    return atomic_load_explicit(&s->session->cancel, memory_order_relaxed);
-}
-
 /*
  * All waves after the first, which is in memory: while one is computed, the next is read, as long as
  * there are slots for both. At every return no read is under way.
@@ -78,7 +73,7 @@ static bool is_cancelled(const fm_step *s)
 static fm_status waves(fm_step *s, wave *now, wave *next, fm_tensor outs, int32_t n, int32_t most, uint64_t ticket, fm_error *err)
 {
     while (now->to < n) {
-        if (is_cancelled(s)) return fm_fail(err, FM_CANCELLED, "cancelled");
+        if (fm_step_cancelled(s)) return fm_fail(err, FM_CANCELLED, "cancelled");
         fm_expert_store_lend(s->model->store, now->slot, now->ids, UINT64_MAX);
         fm_status status = begin(s, next, now->to, n, most, ticket, err);
         ticket = compute(s, outs, now);

@@ -23,13 +23,18 @@ struct fm_session {
     fm_session_stats stats;
 };
 
+/*
+ * The rows of all parts stand one after another. Most verbs treat every row alike and see only `rows`;
+ * verbs with a memory run once for each part, on its rows.
+ */
 typedef struct {
-    fm_session *session;
+    const fm_append *part;
+    int32_t parts;
     fm_model *model;
     fm_backend *backend;
     const fm_backend_ops *op;
     fm_activations *room;
-    int32_t rows, position, layer;
+    int32_t rows, layer;
     fm_tensor x, normed, y; /* [rows][hidden_size] */
 } fm_step;
 
@@ -53,5 +58,16 @@ fm_status fm_ffn_moe(fm_step *s, fm_error *err);
 
 /* The rope table of this layer for the step's positions. */
 fm_tensor fm_step_rope(const fm_step *s, int32_t rope);
+
+/* True once any of the step's sessions was cancelled. */
+bool fm_step_cancelled(const fm_step *s);
+
+/* Rows [first, first + n) of an activation. */
+static inline fm_tensor fm_step_rows(fm_tensor t, int32_t first, int32_t n)
+{
+    t.offset += (size_t)first * (size_t)t.cols * sizeof(float);
+    t.rows = n;
+    return t;
+}
 
 #endif

@@ -38,6 +38,11 @@ class Session:
     @property
     def position(self) -> int: ...
 
+def eval_together(
+    sessions: list[Session],
+    tokens: list[NDArray[np.int32]],
+    logits: list[NDArray[np.float32]],
+) -> None: ...
 def sample(
     logits: NDArray[np.float32],
     *,

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 
 class FlashMoEError(Exception):
-    """Base of everything flashmoe raises on purpose."""
+    """Base of everything flashmoe raises on purpose.
+
+    Attributes:
+        sequence: Which of several sequences failed, for ``Generator.generate_batch`` the index of
+            the prompt; ``None`` where there was one, or it was none of them in particular.
+    """
+
+    sequence: int | None = None
 
 
 class ModelFormatError(FlashMoEError, ValueError):
@@ -121,11 +128,14 @@ _BY_STATUS: dict[str, type[FlashMoEError]] = {
 }
 
 
-def from_status(status: str, message: str) -> FlashMoEError:
+def from_status(status: str, message: str, sequence: int | None = None) -> FlashMoEError:
     """The exception for a failure of the core; called by the core's Python module.
 
     Args:
         status: Name of the core's status, such as ``"IO"``.
         message: The core's one-sentence description.
+        sequence: Which of several sequences failed.
     """
-    return _BY_STATUS.get(status, FlashMoEError)(message)
+    error = _BY_STATUS.get(status, FlashMoEError)(message)
+    error.sequence = sequence
+    return error
