@@ -12,7 +12,13 @@ import tiny
 import tiny_files
 from conftest import tokens
 from flashmoe import _core
-from flashmoe.errors import ArgumentError, CancelledError, ClosedError, ContextLengthError, NumericalError
+from flashmoe.errors import (
+    ArgumentError,
+    CancelledError,
+    ClosedError,
+    ContextLengthError,
+    NumericalError,
+)
 from test_exact import core_model
 
 VOCAB = 97
@@ -59,7 +65,9 @@ def test_every_sequence_gets_the_bits_it_gets_alone(path, kernels, table, slots)
     probe = core_model(path)
     fewest = probe.info()["min_expert_slots"]
     probe.close()
-    model = core_model(path, expert_slots=fewest if slots == "few" else 0, prefill_rows=256, threads=2)
+    model = core_model(
+        path, expert_slots=fewest if slots == "few" else 0, prefill_rows=256, threads=2
+    )
     prompts = [tokens(n, seed=n) for n in LENGTHS]
     decode = 8
     want = [alone(model, ids, decode) for ids in prompts]
