@@ -76,46 +76,116 @@ static void matmul(const fm_kernels *k, fm_quant quant, const float *x)
     free(block), free(numbers), free(q), free(scale), free(sum), free(out);
 }
 
-static void attend(const fm_kernels *k, const float *x)
+/* The shapes of Qwen3.5-35B-A3B: 16 query heads share 2 kv heads of 256; 32 delta heads of 128 x 128. */
+enum { HEADS = 8, KV_HEADS = 2, DIM = 256, Q = KV_HEADS * HEADS * DIM, STATE = 128, WIDTH = 8192 };
+
+/* All rows against all keys up to their own, part by part. */
+static void attend_tile(const fm_kernels *k, fm_attention a, float *next, float *out)
 {
-    enum { HEADS = 8, DIM = 128, POSITIONS = 4096 };
-    uint16_t *kv = room(2 * POSITIONS * DIM * sizeof *kv);
-    fm_numbers_encode(FM_BF16, x, MOST * COLS, kv);
-    for (size_t i = MOST * COLS; i < 2 * POSITIONS * DIM; i++) kv[i] = kv[i % (MOST * COLS)];
-    float out[HEADS * DIM], *scratch = room(fm_attend_scratch(HEADS, DIM) * sizeof *scratch);
-    fm_attention a = {x, out, DIM, kv, kv + POSITIONS * DIM, DIM, FM_BF16, HEADS, DIM, POSITIONS, 0.088f, scratch};
+    float *sum = a.part;
+    int32_t end = a.position + a.rows;
+    for (a.first = 0; a.first < end; a.first += FM_ATTEND_PART) {
+        a.last = end - a.first < FM_ATTEND_PART ? end : a.first + FM_ATTEND_PART;
+        a.part = a.first ? next : sum;
+        k->attend(&a);
+        if (a.first) k->attend_merge(sum, next, a.rows * a.heads, a.head_dim);
+    }
+    a.part = sum;
+    k->attend_end(&a, out);
+}
+
+static void attend(const fm_kernels *k, const float *x, int32_t rows, int32_t keys)
+{
+    size_t cells = (size_t)keys * KV_HEADS * DIM, queries = (size_t)rows * HEADS;
+    uint16_t *kv = room(2 * cells * sizeof *kv);
+    fm_numbers_encode(FM_F16, x, MOST * COLS, kv);
+    for (size_t i = MOST * COLS; i < 2 * cells; i++) kv[i] = kv[i % (MOST * COLS)];
+    float *out = room((size_t)rows * Q * sizeof *out);
+    float *scratch = room(fm_attend_scratch((int32_t)queries, DIM) * sizeof *scratch);
+    float *part = room(fm_attend_part((int32_t)queries, DIM) * sizeof *part),
+          *next = room(fm_attend_part((int32_t)queries, DIM) * sizeof *next);
     double best = 1e9;
     for (int t = 0; t < TRIES; t++) {
         double start = now();
-        k->attend(&a);
+        for (int32_t head = 0; head < KV_HEADS; head++) {
+            fm_attention a = {x + head * HEADS * DIM,
+                              Q,
+                              kv + head * DIM,
+                              kv + cells + head * DIM,
+                              KV_HEADS * DIM,
+                              FM_F16,
+                              rows,
+                              HEADS,
+                              DIM,
+                              keys - rows,
+                              0,
+                              0,
+                              0.0625f,
+                              part,
+                              scratch};
+            attend_tile(k, a, next, out + head * HEADS * DIM);
+        }
         double took = now() - start;
         best = took < best ? took : best;
     }
-    printf("%-7s attend bf16, 8 heads of 128, 4096 keys  %8.1f us\n", k->name, best * 1e6);
-    free(kv), free(scratch);
+    printf("%-7s attend f16, %d rows, %5d keys  %8.1f us a row, %6.2f GB/s %8.2f GFLOP/s\n", k->name, (int)rows, (int)keys,
+           best * 1e6 / rows, 4.0 * (double)cells / best * 1e-9, 4.0 * Q * keys * rows / best * 1e-9);
+    free(kv), free(out), free(scratch), free(part), free(next);
 }
 
-static void delta(const fm_kernels *k, const float *x)
+/* `heads` value heads, so many that their states come from memory or so few that they do not, `rows` rows each. */
+static void delta(const fm_kernels *k, const float *x, int32_t heads, int32_t rows)
 {
-    enum { DIM = 128, C = FM_DELTA_CHUNK };
-    float *state = room(DIM * DIM * sizeof *state), *scratch = room(fm_delta_scratch(DIM, DIM) * sizeof *scratch);
-    float unit[C * DIM], decay[C], beta[C], out[C * DIM];
-    for (int i = 0; i < C * DIM; i++) unit[i] = x[i] * 0.1f;
+    enum { CELLS = STATE * STATE, C = FM_DELTA_CHUNK };
+    float *from = room((size_t)heads * CELLS * sizeof *from), *to = room((size_t)heads * CELLS * sizeof *to);
+    float *small = room(C * WIDTH * sizeof *small), *out = room(C * WIDTH * sizeof *out);
+    float *scratch = room(fm_delta_scratch(STATE) * sizeof *scratch), decay[C], beta[C], best = 1e9f;
+    for (size_t i = 0; i < (size_t)heads * CELLS; i++) from[i] = x[i % (MOST * COLS)], to[i] = 0;
+    for (size_t i = 0; i < C * WIDTH; i++) small[i] = x[i % (MOST * COLS)] * 0.1f;
     for (int i = 0; i < C; i++) decay[i] = -0.1f, beta[i] = 0.5f;
-    for (int32_t n = 1; n <= C; n *= C) {
-        double best = 1e9;
-        for (int t = 0; t < 50; t++) {
-            for (int i = 0; i < DIM * DIM; i++) state[i] = x[i];
-            fm_delta d = {unit, unit, x, DIM, DIM, decay, beta, 1, out, DIM, state, state, n, DIM, DIM, scratch};
-            double start = now();
-            if (n == 1) k->delta_step(&d);
+    for (int t = 0; t < TRIES; t++) {
+        double start = now();
+        for (size_t h = 0; h < (size_t)heads; h++) {
+            const float *q = small + h % 16 * STATE;
+            fm_delta d = {q,   q + 16 * STATE, q + 32 * STATE,   WIDTH,          WIDTH, decay, beta,  1,
+                          out, WIDTH,          from + h * CELLS, to + h * CELLS, rows,  STATE, STATE, scratch};
+            if (rows == 1) k->delta_step(&d);
             else k->delta_chunk(&d);
-            double took = now() - start;
-            best = took < best ? took : best;
         }
-        printf("%-7s delta 128x128, %2d rows  %8.2f us a row\n", k->name, (int)n, best * 1e6 / n);
+        double took = now() - start;
+        best = (float)took < best ? (float)took : best;
     }
-    free(state), free(scratch);
+    double flops = 6.0 * CELLS * rows + (rows > 1 ? 8.0 * STATE * rows * (rows + 1) / 2 : 0);
+    printf("%-7s delta, %4d heads, %2d rows  %8.2f us a row, %6.2f GB/s %8.2f GFLOP/s\n", k->name, (int)heads, (int)rows,
+           (double)best * 1e6 / rows / heads, 8.0 * CELLS * heads / (double)best * 1e-9, flops * heads / (double)best * 1e-9);
+    free(from), free(to), free(small), free(out), free(scratch);
+}
+
+static void conv(const fm_kernels *k, const float *x)
+{
+    const float *rows[4] = {x, x + WIDTH, x + 2 * WIDTH, x + 3 * WIDTH};
+    float *out = room(WIDTH * sizeof *out);
+    double best = 1e9;
+    for (int t = 0; t < 10 * TRIES; t++) {
+        double start = now();
+        k->conv(out, rows, x + 4 * WIDTH, 4, WIDTH);
+        double took = now() - start;
+        best = took < best ? took : best;
+    }
+    printf("%-7s conv, %d channels, 4 taps  %8.2f us\n", k->name, (int)WIDTH, best * 1e6);
+    free(out);
+}
+
+static void mixers(const fm_kernels *k, const float *x)
+{
+    bool fast = k->q8; /* the scalar table would take minutes */
+    attend(k, x, 1, 1024);
+    if (fast) attend(k, x, 1, 32768);
+    attend(k, x, 8, fast ? 4096 : 128);
+    delta(k, x, 4, 1);
+    if (fast) delta(k, x, 960, 1);
+    delta(k, x, 4, FM_DELTA_CHUNK);
+    conv(k, x);
 }
 
 int main(void)
@@ -125,8 +195,7 @@ int main(void)
     for (const fm_kernels *const *k = fm_kernels_available(); *k; k++) {
         for (int b = 0; b < 6; b++) matmul(*k, (fm_quant){FM_AFFINE, FM_BF16, bits[b], 64}, x);
         matmul(*k, (fm_quant){.kind = FM_BF16}, x);
-        attend(*k, x);
-        delta(*k, x);
+        mixers(*k, x);
     }
     free(x);
     return 0;

@@ -88,3 +88,11 @@ def test_a_shared_budget_squeezes_the_slots_not_the_answer(quantised):
     others.close()
     assert model.info()["expert_slots"] == before
     model.close()
+
+
+def test_bits_do_not_depend_on_how_keys_are_split(quantised):
+    """Few rows split a long context over the threads, many rows do not; both merge its parts alike."""
+    ids = tokens(2300)
+    want = run(quantised, ids, 3, threads=1, prefill_rows=512)
+    for threads, rows in ((1, 64), (3, 64), (8, 512), (3, 320)):
+        assert np.array_equal(run(quantised, ids, 3, threads=threads, prefill_rows=rows), want), (threads, rows)

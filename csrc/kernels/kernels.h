@@ -28,17 +28,28 @@ typedef struct {
     size_t q_stride, block_stride;
 } fm_rows;
 
-/* One query row, the query heads that share one kv head, all keys up to its position. */
+/* Keys are visited in blocks of this many positions, and summed up in parts of that many, whatever the caller's batch. */
+#define FM_ATTEND_BLOCK 64
+#define FM_ATTEND_PART 1024
+
+/*
+ * Keys [first, last) of one kv head, seen by `rows` rows of the query heads
+ * that share it. `first` starts a part; row r sees the keys 0 .. position + r.
+ * All rows lie in the same FM_ATTEND_BLOCK positions, and each sees `first`.
+ * What comes out, for each query (rows times heads): sums of fm_attend_wide
+ * numbers relative to e^top, then all tops, then all totals.
+ */
 typedef struct {
-    const float *q; /* [heads][head_dim], heads q_stride apart */
-    float *out;     /* likewise */
+    const float *q; /* [rows][heads][head_dim], rows q_stride apart */
     size_t q_stride;
     const void *keys, *values; /* position 0 of this kv head, kind numbers, `stride` numbers apart */
     size_t stride;
     fm_number kind;
-    int32_t heads, head_dim, positions;
+    int32_t rows, heads, head_dim;
+    int32_t position, first, last;
     float scale;
-    float *scratch; /* fm_attend_scratch(heads, head_dim) floats */
+    float *part;    /* fm_attend_part(rows * heads, head_dim) floats */
+    float *scratch; /* fm_attend_scratch(rows * heads, head_dim) floats */
 } fm_attention;
 
 /* One value head over n rows (n = 1: a step). State is [key_dim][value_dim]. */
@@ -52,21 +63,29 @@ typedef struct {
     const float *from;
     float *to; /* may be `from` */
     int32_t n, key_dim, value_dim;
-    float *scratch; /* fm_delta_scratch(key_dim, value_dim) floats */
+    float *scratch; /* fm_delta_scratch(key_dim) floats */
 } fm_delta;
 
-/* Keys are visited in blocks of this many positions, whatever the caller's batch. */
-#define FM_ATTEND_BLOCK 64
-
-static inline size_t fm_attend_scratch(int32_t heads, int32_t head_dim)
+static inline size_t fm_attend_wide(int32_t head_dim)
 {
-    return (size_t)heads * (FM_ATTEND_BLOCK + 4) + 2 * (size_t)FM_ATTEND_BLOCK * (size_t)head_dim;
+    return (size_t)(head_dim + 31) / 32 * 32;
 }
 
-static inline size_t fm_delta_scratch(int32_t key_dim, int32_t value_dim)
+/* Both in whole cache lines. */
+static inline size_t fm_attend_part(int32_t queries, int32_t head_dim)
 {
-    size_t c = FM_DELTA_CHUNK;
-    return 4 * c * (size_t)(key_dim + value_dim) + 4 * c * c + 4 * c;
+    return ((size_t)queries * (fm_attend_wide(head_dim) + 2) + 15) / 16 * 16;
+}
+
+static inline size_t fm_attend_scratch(int32_t queries, int32_t head_dim)
+{
+    size_t wide = fm_attend_wide(head_dim);
+    return ((size_t)queries * (wide + FM_ATTEND_BLOCK + 1) + 2 * FM_ATTEND_BLOCK * wide + 15) / 16 * 16;
+}
+
+static inline size_t fm_delta_scratch(int32_t key_dim)
+{
+    return 2 * FM_DELTA_CHUNK * (size_t)key_dim;
 }
 
 typedef struct {

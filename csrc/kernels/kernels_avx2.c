@@ -20,7 +20,30 @@ static inline __m256 widen_bytes(const uint8_t *p)
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 
+static inline void store_f16(uint8_t *p, __m256 x)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+static inline __m256 fma_v(__m256 a, __m256 b, __m256 c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline void store_past(float *p, __m256 x)
+{
+    _mm256_stream_ps(p, x);
+}
+
+static inline void end_past(void)
+{
+    _mm_sfence();
+}
+
 #include "kernels/vector.h"
+#include "kernels/vector_tile.h"
+#include "kernels/vector_attend.h"
+#include "kernels/vector_delta.h"
 
 /* ---- codes ------------------------------------------------------------------------- */
 

@@ -21,7 +21,30 @@ static inline __m512 widen_bytes(const uint8_t *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 
+static inline void store_f16(uint8_t *p, __m512 x)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+
+static inline __m512 fma_v(__m512 a, __m512 b, __m512 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline void store_past(float *p, __m512 x)
+{
+    _mm512_stream_ps(p, x);
+}
+
+static inline void end_past(void)
+{
+    _mm_sfence();
+}
+
 #include "kernels/vector.h"
+#include "kernels/vector_tile.h"
+#include "kernels/vector_attend.h"
+#include "kernels/vector_delta.h"
 
 /* ---- codes ------------------------------------------------------------------------- */
 

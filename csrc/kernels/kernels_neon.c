@@ -23,7 +23,27 @@ static inline float32x4_t widen_bytes(const uint8_t *p)
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
 }
 
+static inline void store_f16(uint8_t *p, float32x4_t x)
+{
+    vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(x)));
+}
+
+static inline float32x4_t fma_v(float32x4_t a, float32x4_t b, float32x4_t c)
+{
+    return vfmaq_f32(c, a, b);
+}
+
+static inline void store_past(float *p, float32x4_t x)
+{
+    vst1q_f32(p, x); /* whole lines are not read first here */
+}
+
+static inline void end_past(void) {}
+
 #include "kernels/vector.h"
+#include "kernels/vector_tile.h"
+#include "kernels/vector_attend.h"
+#include "kernels/vector_delta.h"
 
 /* ---- codes ------------------------------------------------------------------------- */
 

@@ -111,28 +111,33 @@ static void conv(float *out, const float *const *row, const float *weight, int32
 
 /* ---- attention ------------------------------------------------------------------- */
 
+static void narrow(fm_number kind, const float *x, int32_t n, void *to)
+{
+    fm_numbers_encode(kind, x, n, to);
+}
+
 static void load(fm_number kind, const void *from, size_t at, int32_t n, float *to)
 {
     fm_numbers_decode(kind, (const uint8_t *)from + at * fm_number_size(kind), n, to);
 }
 
 /* Online softmax: after each block, `top` is the largest score so far and sums are relative to it. */
-static void attend_head(const fm_attention *a, const float *q, float *out)
+static void attend_query(const fm_attention *a, const float *q, int32_t end, float *out, float *out_top, float *out_total)
 {
     double top = -INFINITY, total = 0, score[FM_ATTEND_BLOCK];
     double *sum = (double *)(void *)a->scratch; /* head_dim doubles */
     float *number = a->scratch + 2 * (size_t)a->head_dim;
 
     memset(sum, 0, (size_t)a->head_dim * sizeof *sum);
-    for (int32_t at = 0; at < a->positions; at += FM_ATTEND_BLOCK) {
-        int32_t n = a->positions - at < FM_ATTEND_BLOCK ? a->positions - at : FM_ATTEND_BLOCK;
+    for (int32_t at = a->first; at < end; at += FM_ATTEND_BLOCK) {
+        int32_t n = end - at < FM_ATTEND_BLOCK ? end - at : FM_ATTEND_BLOCK;
         double block_top = top;
         for (int32_t j = 0; j < n; j++) {
             load(a->kind, a->keys, (size_t)(at + j) * a->stride, a->head_dim, number);
             score[j] = 0;
             for (int32_t i = 0; i < a->head_dim; i++) score[j] += (double)q[i] * (double)number[i];
             score[j] *= (double)a->scale;
-            if (!(score[j] <= block_top)) block_top = score[j];
+            if (score[j] > block_top) block_top = (double)(float)score[j]; /* as it leaves this kernel */
         }
         double shrink = exp(top - block_top);
         top = block_top;
@@ -145,12 +150,46 @@ static void attend_head(const fm_attention *a, const float *q, float *out)
             for (int32_t i = 0; i < a->head_dim; i++) sum[i] += share * (double)number[i];
         }
     }
-    for (int32_t i = 0; i < a->head_dim; i++) out[i] = (float)(sum[i] / total);
+    for (int32_t i = 0; i < a->head_dim; i++) out[i] = (float)sum[i];
+    *out_top = (float)top;
+    *out_total = (float)total;
 }
 
 static void attend(const fm_attention *a)
 {
-    for (int32_t h = 0; h < a->heads; h++) attend_head(a, a->q + (size_t)h * a->q_stride, a->out + (size_t)h * a->q_stride);
+    int32_t queries = a->rows * a->heads;
+    size_t wide = fm_attend_wide(a->head_dim);
+    float *top = a->part + (size_t)queries * wide, *total = top + queries;
+
+    memset(a->part, 0, (size_t)queries * wide * sizeof *a->part);
+    for (int32_t i = 0; i < queries; i++) {
+        int32_t row = i / a->heads, end = a->position + row + 1 < a->last ? a->position + row + 1 : a->last;
+        const float *q = a->q + (size_t)row * a->q_stride + (size_t)(i % a->heads) * (size_t)a->head_dim;
+        attend_query(a, q, end, a->part + (size_t)i * wide, top + i, total + i);
+    }
+}
+
+static void attend_merge(float *part, const float *next, int32_t queries, int32_t head_dim)
+{
+    size_t wide = fm_attend_wide(head_dim), tops = (size_t)queries * wide, totals = tops + (size_t)queries;
+    for (size_t i = 0; i < (size_t)queries; i++) {
+        float most = next[tops + i] > part[tops + i] ? next[tops + i] : part[tops + i];
+        double old = exp((double)part[tops + i] - (double)most), new = exp((double)next[tops + i] - (double)most);
+        for (size_t c = i * wide; c < (i + 1) * wide; c++) part[c] = (float)(old * (double)part[c] + new *(double)next[c]);
+        part[totals + i] = (float)(old * (double)part[totals + i] + new *(double)next[totals + i]);
+        part[tops + i] = most;
+    }
+}
+
+static void attend_end(const fm_attention *a, float *out)
+{
+    int32_t queries = a->rows * a->heads;
+    size_t wide = fm_attend_wide(a->head_dim);
+    for (int32_t i = 0; i < queries; i++) {
+        float *to = out + (size_t)(i / a->heads) * a->q_stride + (size_t)(i % a->heads) * (size_t)a->head_dim;
+        double total = (double)a->part[(size_t)queries * (wide + 1) + (size_t)i];
+        for (int32_t c = 0; c < a->head_dim; c++) to[c] = (float)((double)a->part[(size_t)i * wide + (size_t)c] / total);
+    }
 }
 
 /* ---- delta rule -------------------------------------------------------------------- */

@@ -1,12 +1,16 @@
 /*
- * Elementwise kernels, norms, attention and the delta rule on float vectors,
- * in the compilers' own vector types: one text for every instruction set.
- * The file that includes it defines LANES, load_f16 and load_bf16 first.
+ * Elementwise kernels, norms and the short convolution on float vectors, in
+ * the compilers' own vector types: one text for every instruction set. The
+ * file that includes it first defines LANES and
+ *   load_f16, load_bf16    LANES numbers of the cache as floats
+ *   store_f16              and back
+ *   fma_v                  a * b + c, rounded once
+ *   store_past, end_past   a store that leaves the caches alone; after the last one
  *
  * Every sum runs in one order, fixed by the length alone.
  */
 #ifndef LANES
-#error "define LANES, load_f16 and load_bf16 first"
+#error "define LANES and what it takes first"
 #endif
 
 #include <math.h>
@@ -14,6 +18,25 @@
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* One number of each vector in turn: of their first halves, or of their second halves. */
+#if LANES == 16
+#define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define ZIP_LOW 0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+#endif
+#ifdef __clang__
+#define ZIP(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ZIP(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+#endif
 
 static inline vf load(const float *p)
 {
@@ -44,7 +67,7 @@ static inline void store_some(float *p, vf v, int32_t n)
 
 static inline vf splat(float x)
 {
-    return (vf){0} + x;
+    return x - (vf){0}; /* + would have to turn -0 into 0 */
 }
 
 /* Pairs, then pairs of pairs: the same tree on every CPU of this width. */
@@ -55,6 +78,22 @@ static inline float sum_lanes(vf v)
     for (int32_t step = LANES / 2; step; step /= 2)
         for (int32_t i = 0; i < step; i++) all[i] += all[i + step];
     return all[0];
+}
+
+/* [LANES][n] numbers become [n][LANES], for n a power of two up to LANES: log2(LANES) perfect shuffles. */
+INLINE void transpose(vf *v, int32_t n)
+{
+    vf next[LANES];
+#pragma GCC unroll 4
+    for (int32_t step = 1; step < LANES; step *= 2) {
+#pragma GCC unroll 8
+        for (int32_t i = 0; i < n / 2; i++) {
+            next[2 * i] = ZIP(v[i], v[i + n / 2], ZIP_LOW);
+            next[2 * i + 1] = ZIP(v[i], v[i + n / 2], ZIP_HIGH);
+        }
+#pragma GCC unroll 16
+        for (int32_t i = 0; i < n; i++) v[i] = next[i];
+    }
 }
 
 static inline vf pick(vi mask, vf yes, vf no)
@@ -166,38 +205,39 @@ static void rope(float *x, const float *cosine, const float *sine, int32_t half)
     }
 }
 
+/* Tap t of LANES channels; the weights lie channel by channel. */
+static inline vf one_tap(const float *weight, int32_t taps, int32_t t, int32_t channels)
+{
+    float turned[LANES] = {0};
+    for (int32_t c = 0; c < channels; c++) turned[c] = weight[(size_t)c * (size_t)taps + (size_t)t];
+    return load(turned);
+}
+
 static void conv(float *out, const float *const *row, const float *weight, int32_t taps, int32_t channels)
 {
-    float turned[LANES]; /* one tap of LANES channels: the weights lie channel by channel */
-    for (int32_t i = 0; i < channels; i += LANES) {
-        int32_t left = channels - i < LANES ? channels - i : LANES;
+    int32_t i = 0;
+    for (; taps == 4 && i + LANES <= channels; i += LANES) {
+        vf w[LANES], sum = {0};
+        for (int32_t t = 0; t < 4; t++) w[t] = load(weight + 4 * (size_t)i + (size_t)t * LANES);
+        transpose(w, 4);
+        for (int32_t t = 0; t < 4; t++) sum = fma_v(w[t], load(row[t] + i), sum);
+        store(out + i, sum * sigmoid_v(sum));
+    }
+    for (; i < channels; i += LANES) {
         vf sum = {0};
-        for (int32_t t = 0; t < taps; t++) {
-            for (int32_t c = 0; c < left; c++) turned[c] = weight[(size_t)(i + c) * (size_t)taps + (size_t)t];
-            sum += (left == LANES ? load(turned) : load_some(turned, left)) * at(row[t], i, channels);
-        }
+        for (int32_t t = 0; t < taps; t++)
+            sum = fma_v(one_tap(weight + (size_t)i * (size_t)taps, taps, t, channels - i < LANES ? channels - i : LANES),
+                        at(row[t], i, channels), sum);
         put(out, i, channels, sum * sigmoid_v(sum));
     }
 }
 
-/* ---- attention --------------------------------------------------------------------- */
-
-/* Rows of the cache as floats, side by side. */
-static void widen(const fm_attention *a, const void *cache, int32_t first, int32_t n, float *to)
+/* Numbers as the cache keeps them: what fm_numbers_encode gives. */
+static void narrow(fm_number kind, const float *x, int32_t n, void *to)
 {
-    const uint8_t *from = cache;
-    size_t size = fm_number_size(a->kind);
-    for (int32_t j = 0; j < n; j++, to += a->head_dim) {
-        const uint8_t *row = from + (size_t)(first + j) * a->stride * size;
-        int32_t i = 0;
-        if (a->kind == FM_F32) {
-            memcpy(to, row, (size_t)a->head_dim * sizeof *to);
-            continue;
-        }
-        for (; i + LANES <= a->head_dim; i += LANES)
-            store(to + i, a->kind == FM_F16 ? load_f16(row + 2 * (size_t)i) : load_bf16(row + 2 * (size_t)i));
-        fm_numbers_decode(a->kind, row + 2 * (size_t)i, a->head_dim - i, to + i);
-    }
+    int32_t i = 0;
+    for (; kind == FM_F16 && i + LANES <= n; i += LANES) store_f16((uint8_t *)to + 2 * (size_t)i, load(x + i));
+    fm_numbers_encode(kind, x + i, n - i, (uint8_t *)to + (size_t)i * fm_number_size(kind));
 }
 
 static float dot(const float *a, const float *b, int32_t n)
@@ -210,152 +250,4 @@ static float dot(const float *a, const float *b, int32_t n)
     }
     for (; i < n; i += LANES) s += at(a, i, n) * at(b, i, n);
     return sum_lanes(s + t);
-}
-
-/* The scores of one head against a block of keys, then the block's part of its output. */
-static void attend_block(const fm_attention *a, int32_t h, int32_t n, const float *keys, const float *values, float *score,
-                         float *top, float *total, bool first)
-{
-    const float *q = a->q + (size_t)h * a->q_stride;
-    float *out = a->out + (size_t)h * a->q_stride, most = first ? -INFINITY : *top;
-
-    for (int32_t j = 0; j < n; j++) {
-        score[j] = dot(q, keys + (size_t)j * (size_t)a->head_dim, a->head_dim) * a->scale;
-        if (!(score[j] <= most)) most = score[j];
-    }
-    vf sum = {0};
-    for (int32_t j = 0; j < n; j += LANES) {
-        vf e = exp_v(at(score, j, n) - most);
-        put(score, j, n, e);
-        sum += n - j >= LANES ? e : load_some(score + j, n - j);
-    }
-    float shrink = first ? 0 : expf(*top - most);
-    *total = (first ? 0 : *total * shrink) + sum_lanes(sum);
-    *top = most;
-    for (int32_t i = 0; i < a->head_dim; i += LANES) {
-        vf o = first ? (vf){0} : at(out, i, a->head_dim) * shrink;
-        for (int32_t j = 0; j < n; j++) o += at(values + (size_t)j * (size_t)a->head_dim, i, a->head_dim) * score[j];
-        put(out, i, a->head_dim, o);
-    }
-}
-
-static void attend(const fm_attention *a)
-{
-    float *score = a->scratch, *top = score + FM_ATTEND_BLOCK, *total = top + a->heads;
-    float *keys = total + a->heads, *values = keys + (size_t)FM_ATTEND_BLOCK * (size_t)a->head_dim;
-
-    for (int32_t at_ = 0; at_ < a->positions; at_ += FM_ATTEND_BLOCK) {
-        int32_t n = a->positions - at_ < FM_ATTEND_BLOCK ? a->positions - at_ : FM_ATTEND_BLOCK;
-        widen(a, a->keys, at_, n, keys);
-        widen(a, a->values, at_, n, values);
-        for (int32_t h = 0; h < a->heads; h++) attend_block(a, h, n, keys, values, score, &top[h], &total[h], at_ == 0);
-    }
-    for (int32_t h = 0; h < a->heads; h++) {
-        float *out = a->out + (size_t)h * a->q_stride;
-        for (int32_t i = 0; i < a->head_dim; i += LANES) put(out, i, a->head_dim, at(out, i, a->head_dim) / total[h]);
-    }
-}
-
-/* ---- delta rule ---------------------------------------------------------------------- */
-
-static void delta_step(const fm_delta *d)
-{
-    int32_t dv = d->value_dim;
-    float keep = expf(d->decay[0]), beta = d->beta[0], *write = d->scratch;
-
-    for (int32_t j = 0; j < dv; j += LANES) {
-        vf seen = {0};
-        for (int32_t i = 0; i < d->key_dim; i++) seen += at(d->from + (size_t)i * (size_t)dv, j, dv) * d->k[i];
-        put(write, j, dv, (at(d->v, j, dv) - seen * keep) * beta);
-    }
-    for (int32_t j = 0; j < dv; j += LANES) {
-        vf out = {0}, w = at(write, j, dv);
-        for (int32_t i = 0; i < d->key_dim; i++) {
-            vf s = at(d->from + (size_t)i * (size_t)dv, j, dv) * keep + w * d->k[i];
-            put(d->to + (size_t)i * (size_t)dv, j, dv, s);
-            out += s * d->q[i];
-        }
-        put(d->out, j, dv, out);
-    }
-}
-
-/* to[r] = sum over c of a[r][c] * b[c], for up to 4 rows of a at once; b and to have `cols` columns. */
-static void rows_times(const float *const *a, int32_t rows, const float *b, int32_t inner, int32_t cols, float *const *to)
-{
-    for (int32_t j = 0; j < cols; j += LANES) {
-        vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        for (int32_t c = 0; c < inner; c++) {
-            vf v = at(b + (size_t)c * (size_t)cols, j, cols);
-            s0 += v * a[0][c];
-            if (rows > 1) s1 += v * a[1][c];
-            if (rows > 2) s2 += v * a[2][c];
-            if (rows > 3) s3 += v * a[3][c];
-        }
-        put(to[0], j, cols, s0);
-        if (rows > 1) put(to[1], j, cols, s1);
-        if (rows > 2) put(to[2], j, cols, s2);
-        if (rows > 3) put(to[3], j, cols, s3);
-    }
-}
-
-/* All rows of q or k times the state. */
-static void times_state(const fm_delta *d, const float *x, float *to)
-{
-    for (int32_t r = 0; r < d->n; r += 4) {
-        const float *a[4];
-        float *out[4];
-        int32_t rows = d->n - r < 4 ? d->n - r : 4;
-        for (int32_t i = 0; i < rows; i++) {
-            a[i] = x + (size_t)(r + i) * d->qk_stride;
-            out[i] = to + (size_t)(r + i) * (size_t)d->value_dim;
-        }
-        rows_times(a, rows, d->from, d->key_dim, d->value_dim, out);
-    }
-}
-
-/* See kernels_ref.c for the formula. */
-static void delta_chunk(const fm_delta *d)
-{
-    int32_t n = d->n, dk = d->key_dim, dv = d->value_dim;
-    size_t wide = (size_t)dv;
-    float total[FM_DELTA_CHUNK], fade[FM_DELTA_CHUNK], to_end[FM_DELTA_CHUNK];
-    float kk[FM_DELTA_CHUNK][FM_DELTA_CHUNK], qk[FM_DELTA_CHUNK][FM_DELTA_CHUNK];
-    float *write = d->scratch, *read = write + FM_DELTA_CHUNK * wide;
-
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        sum += (double)d->decay[(size_t)i * d->gate_stride];
-        total[i] = (float)sum;
-        fade[i] = expf(total[i]);
-    }
-    for (int32_t i = 0; i < n; i++) to_end[i] = expf(total[n - 1] - total[i]);
-    for (int32_t i = 0; i < n; i++)
-        for (int32_t l = 0; l <= i; l++) {
-            const float *k = d->k + (size_t)l * d->qk_stride;
-            float between = expf(total[i] - total[l]);
-            kk[i][l] = d->beta[(size_t)i * d->gate_stride] * between * dot(d->k + (size_t)i * d->qk_stride, k, dk);
-            qk[i][l] = between * dot(d->q + (size_t)i * d->qk_stride, k, dk);
-        }
-    times_state(d, d->k, write);
-    times_state(d, d->q, read);
-
-    for (int32_t j = 0; j < dv; j += LANES)
-        for (int32_t i = 0; i < n; i++) {
-            float beta = d->beta[(size_t)i * d->gate_stride];
-            vf w = (at(d->v + (size_t)i * d->v_stride, j, dv) - at(write + (size_t)i * wide, j, dv) * fade[i]) * beta;
-            for (int32_t l = 0; l < i; l++) w -= at(write + (size_t)l * wide, j, dv) * kk[i][l];
-            put(write + (size_t)i * wide, j, dv, w);
-            vf o = at(read + (size_t)i * wide, j, dv) * fade[i];
-            for (int32_t l = 0; l <= i; l++) o += at(write + (size_t)l * wide, j, dv) * qk[i][l];
-            put(d->out + (size_t)i * d->out_stride, j, dv, o);
-        }
-    for (int32_t c = 0; c < dk; c++) {
-        float k[FM_DELTA_CHUNK];
-        for (int32_t i = 0; i < n; i++) k[i] = to_end[i] * d->k[(size_t)i * d->qk_stride + (size_t)c];
-        for (int32_t j = 0; j < dv; j += LANES) {
-            vf s = at(d->from + (size_t)c * wide, j, dv) * fade[n - 1];
-            for (int32_t i = 0; i < n; i++) s += at(write + (size_t)i * wide, j, dv) * k[i];
-            put(d->to + (size_t)c * wide, j, dv, s);
-        }
-    }
 }

@@ -30,7 +30,9 @@ typedef struct {
     fm_q8_room input;     /* [limits.rows][limits.cols] */
     fm_q8_room hidden_q8; /* [limits.picks][limits.intermediate_size] */
     float *hidden;        /* likewise */
-    uint8_t *worker;      /* [threads][worker_bytes]: one piece's own */
+    float *parts;         /* attention over keys that are split */
+    size_t parts_floats;
+    uint8_t *worker; /* [threads][worker_bytes]: one piece's own */
     size_t worker_bytes;
 } fm_cpu;
 
@@ -60,6 +62,14 @@ static inline size_t fm_q8_stride(int32_t cols)
 static inline int32_t fm_pieces(int32_t n, int32_t step)
 {
     return (n + step - 1) / step;
+}
+
+/* Rows that attend together, a divisor of FM_ATTEND_BLOCK: about 64 queries for each load of a key. */
+static inline int32_t fm_cpu_tile_rows(int32_t heads_per_kv)
+{
+    int32_t rows = FM_ATTEND_BLOCK;
+    while (rows > 8 && rows * heads_per_kv > 64) rows /= 2;
+    return rows;
 }
 
 /* Rows [first, last) of a matrix, as a matrix. */

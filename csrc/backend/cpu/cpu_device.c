@@ -92,22 +92,34 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* What one thread needs: an attention head's scores, a delta head's chunk, or an expert's gathered rows. */
+/* The queries of one attention tile at most, whatever the layer's group. */
+static int32_t tile_queries(const fm_limits *l)
+{
+    return l->heads_per_kv > 8 ? 8 * l->heads_per_kv : 64;
+}
+
+/* Attention over split keys: four parts of a tile for each thread and what is merged of them. */
+static size_t parts_floats(const fm_limits *l, int32_t threads)
+{
+    return (size_t)(4 * threads + 1) * fm_attend_part(tile_queries(l), l->head_dim);
+}
+
+/* What one thread needs: an attention tile, a delta head's chunk, or an expert's gathered rows. */
 static size_t worker_bytes(const fm_limits *l)
 {
-    size_t attend = fm_attend_scratch(l->heads_per_kv, l->head_dim) * sizeof(float);
-    size_t delta = fm_delta_scratch(l->key_dim, l->value_dim) * sizeof(float);
+    size_t attend = fm_attend_scratch(tile_queries(l), l->head_dim) + 2 * fm_attend_part(tile_queries(l), l->head_dim);
+    size_t delta = fm_delta_scratch(l->key_dim);
     size_t rows = FM_EXPERT_ROWS;
     size_t gather = q8_bytes((int32_t)rows, l->hidden_size) + rows * (size_t)l->hidden_size * sizeof(float) + 64;
     size_t gate_up = 2 * (rows * (size_t)l->intermediate_size * sizeof(float) + 64);
-    return fm_align_up(larger(larger(attend, delta), gather + gate_up), FM_PAGE);
+    return fm_align_up(larger(larger(attend, delta) * sizeof(float), gather + gate_up), FM_PAGE);
 }
 
 static size_t cpu_scratch(const fm_limits *l, int32_t threads)
 {
     size_t hidden = (size_t)l->picks * (size_t)l->intermediate_size * sizeof(float) + 64;
     return fm_align_up(q8_bytes(l->rows, l->cols) + q8_bytes(l->picks, l->intermediate_size) + hidden, FM_PAGE) +
-           (size_t)threads * worker_bytes(l);
+           fm_align_up(parts_floats(l, threads) * sizeof(float), FM_PAGE) + (size_t)threads * worker_bytes(l);
 }
 
 static fm_status cpu_reserve(fm_backend *b, const fm_limits *limits, fm_error *err)
@@ -122,6 +134,8 @@ static fm_status cpu_reserve(fm_backend *b, const fm_limits *limits, fm_error *e
     uint8_t *at = c->scratch;
     c->worker_bytes = worker_bytes(limits);
     c->worker = fm_cpu_take(&at, (size_t)c->threads * c->worker_bytes);
+    c->parts_floats = parts_floats(limits, c->threads);
+    c->parts = fm_cpu_take(&at, c->parts_floats * sizeof(float));
     c->input = fm_cpu_take_q8(&at, limits->rows, limits->cols);
     c->hidden_q8 = fm_cpu_take_q8(&at, limits->picks, limits->intermediate_size);
     c->hidden = fm_cpu_take(&at, (size_t)limits->picks * (size_t)limits->intermediate_size * sizeof(float));

@@ -11,76 +11,182 @@ static void *worker_scratch(const fm_cpu *c, int32_t worker)
 
 /* ---- attention ------------------------------------------------------------ */
 
+typedef struct {
+    const fm_cpu *c;
+    float *x;
+    const float *table;
+    int32_t cols, head_dim, dims;
+} rope_job;
+
+static void rope_piece(void *context, int32_t row, int32_t worker)
+{
+    (void)worker;
+    const rope_job *j = context;
+    const float *turn = j->table + (size_t)row * (size_t)j->dims;
+    float *head = j->x + (size_t)row * (size_t)j->cols;
+    for (int32_t h = 0; h < j->cols; h += j->head_dim) j->c->k->rope(head + h, turn, turn + j->dims / 2, j->dims / 2);
+}
+
 void fm_cpu_rope(fm_backend *b, fm_tensor x, fm_tensor table, int32_t head_dim)
 {
     fm_cpu *c = fm_cpu_of(b);
-    for (int32_t r = 0; r < x.rows; r++) {
-        const float *turn = fm_cpu_floats(table) + (size_t)r * (size_t)table.cols;
-        float *row = fm_cpu_floats(x) + (size_t)r * (size_t)x.cols;
-        for (int32_t h = 0; h < x.cols / head_dim; h++)
-            c->k->rope(row + (size_t)h * (size_t)head_dim, turn, turn + table.cols / 2, table.cols / 2);
-    }
-}
-
-void fm_cpu_keep(fm_backend *b, fm_tensor cache, fm_tensor rows, int32_t position)
-{
-    (void)b;
-    size_t row_bytes = (size_t)cache.cols * fm_number_size(cache.quant.kind);
-    for (int32_t r = 0; r < rows.rows; r++)
-        fm_numbers_encode(cache.quant.kind, fm_cpu_floats(rows) + (size_t)r * (size_t)rows.cols, rows.cols,
-                          cache.buf->host + cache.offset + (size_t)(position + r) * row_bytes);
+    rope_job j = {c, fm_cpu_floats(x), fm_cpu_floats(table), x.cols, head_dim, table.cols};
+    fm_pool_run(c->pool, x.rows, rope_piece, &j);
 }
 
 typedef struct {
     const fm_cpu *c;
-    const fm_attention_shape *s;
-    float *out;
-    const float *q;
-    const uint8_t *keys, *values;
-    fm_number kind;
+    fm_tensor cache, rows;
     int32_t position;
+} keep_job;
+
+static void keep_piece(void *context, int32_t row, int32_t worker)
+{
+    (void)worker;
+    const keep_job *j = context;
+    size_t row_bytes = (size_t)j->cache.cols * fm_number_size(j->cache.quant.kind);
+    uint8_t *to = j->cache.buf->host + j->cache.offset + (size_t)(j->position + row) * row_bytes;
+    j->c->k->narrow(j->cache.quant.kind, fm_cpu_floats(j->rows) + (size_t)row * (size_t)j->rows.cols, j->rows.cols, to);
+}
+
+void fm_cpu_keep(fm_backend *b, fm_tensor cache, fm_tensor rows, int32_t position)
+{
+    fm_cpu *c = fm_cpu_of(b);
+    keep_job j = {c, cache, rows, position};
+    fm_pool_run(c->pool, rows.rows, keep_piece, &j);
+}
+
+/*
+ * A tile is a few rows that lie in the same FM_ATTEND_BLOCK positions. Tiles
+ * and kv heads are pieces of work; where these are fewer than threads would
+ * like, so are the parts of their keys. Either way the parts are merged from
+ * the first key to the last, so the bits are the same.
+ */
+typedef struct {
+    const fm_cpu *c;
+    const fm_attention_shape *s;
+    fm_attention a; /* what all pieces share; of kv head 0 */
+    float *out;
+    int32_t position, rows, tile_rows;
+    int32_t tile, parts, first_piece; /* where keys are split */
 } attend_job;
 
-/* One row and one kv head with the query heads that share it. Late rows are dearest: they come first. */
+/* Tile and kv head as the kernel takes them, but for its keys and its part. */
+static fm_attention attend_tile(const attend_job *j, int32_t tile, int32_t kv, float **out)
+{
+    fm_attention a = j->a;
+    int32_t before = j->position % j->tile_rows; /* tiles end at multiples of their rows */
+    int32_t first = tile * j->tile_rows - before, end = first + j->tile_rows;
+    if (first < 0) first = 0;
+    if (end > j->rows) end = j->rows;
+    size_t numbers = (size_t)kv * (size_t)a.head_dim, at = (size_t)first * a.q_stride + numbers * (size_t)a.heads;
+    size_t head = numbers * fm_number_size(a.kind);
+
+    a.q += at;
+    *out = j->out + at;
+    a.keys = (const uint8_t *)a.keys + head;
+    a.values = (const uint8_t *)a.values + head;
+    a.rows = end - first;
+    a.position = j->position + first;
+    return a;
+}
+
+static void attend_part(const attend_job *j, fm_attention *a, int32_t number, float *part, int32_t worker)
+{
+    int32_t end = a->position + a->rows;
+    a->first = number * FM_ATTEND_PART;
+    a->last = end - a->first < FM_ATTEND_PART ? end : a->first + FM_ATTEND_PART;
+    a->part = part;
+    a->scratch = worker_scratch(j->c, worker);
+    j->c->k->attend(a);
+}
+
+static size_t part_floats(const fm_attention *a)
+{
+    return fm_attend_part(a->rows * a->heads, a->head_dim);
+}
+
+/* A whole tile. Late rows are dearest: they come first. */
 static void attend_piece(void *context, int32_t piece, int32_t worker)
 {
     const attend_job *j = context;
-    const fm_attention_shape *s = j->s;
-    int32_t row = piece / s->kv_heads, kv = piece % s->kv_heads, group = s->heads / s->kv_heads;
-    size_t stride = (size_t)s->kv_heads * (size_t)s->head_dim;
-    size_t head = (size_t)kv * (size_t)s->head_dim * fm_number_size(j->kind);
-    size_t at = ((size_t)row * (size_t)s->heads + (size_t)kv * (size_t)group) * (size_t)s->head_dim;
+    int32_t tiles = fm_pieces(j->position % j->tile_rows + j->rows, j->tile_rows);
+    float *out;
+    fm_attention a = attend_tile(j, tiles - 1 - piece / j->s->kv_heads, piece % j->s->kv_heads, &out);
+    int32_t queries = a.rows * a.heads, parts = fm_pieces(a.position + a.rows, FM_ATTEND_PART);
+    float *scratch = worker_scratch(j->c, worker), *sum = scratch + fm_attend_scratch(queries, a.head_dim);
+    float *next = sum + part_floats(&a);
 
-    fm_attention a = {
-        .q = j->q + at,
-        .out = j->out + at,
-        .q_stride = (size_t)s->head_dim,
-        .keys = j->keys + head,
-        .values = j->values + head,
-        .stride = stride,
-        .kind = j->kind,
-        .heads = group,
-        .head_dim = s->head_dim,
-        .positions = j->position + row + 1,
-        .scale = s->scale,
-        .scratch = worker_scratch(j->c, worker),
-    };
-    j->c->k->attend(&a);
+    attend_part(j, &a, 0, sum, worker);
+    for (int32_t p = 1; p < parts; p++) {
+        attend_part(j, &a, p, next, worker);
+        j->c->k->attend_merge(sum, next, queries, a.head_dim);
+    }
+    a.part = sum;
+    j->c->k->attend_end(&a, out);
+}
+
+/* One part of one kv head's keys. */
+static void attend_split_piece(void *context, int32_t piece, int32_t worker)
+{
+    const attend_job *j = context;
+    float *out;
+    int32_t number = j->first_piece + piece;
+    fm_attention a = attend_tile(j, j->tile, number / j->parts, &out);
+    attend_part(j, &a, number % j->parts, j->c->parts + (size_t)(piece + 1) * part_floats(&a), worker);
+}
+
+/* A tile whose keys are split: as many parts at once as there is room for, the first place keeps what is merged. */
+static void attend_split(attend_job *j, int32_t tile)
+{
+    const fm_cpu *c = j->c;
+    float *out, *sum = c->parts;
+    fm_attention a = attend_tile(j, tile, 0, &out);
+    size_t floats = part_floats(&a);
+    int32_t room = (int32_t)(c->parts_floats / floats) - 1;
+    j->tile = tile;
+    j->parts = fm_pieces(a.position + a.rows, FM_ATTEND_PART);
+
+    int32_t pieces = j->parts * j->s->kv_heads;
+    for (j->first_piece = 0; j->first_piece < pieces; j->first_piece += room) {
+        int32_t n = pieces - j->first_piece < room ? pieces - j->first_piece : room;
+        fm_pool_run(c->pool, n, attend_split_piece, j);
+        for (int32_t i = 0; i < n; i++) {
+            int32_t part = (j->first_piece + i) % j->parts;
+            const float *next = c->parts + (size_t)(i + 1) * floats;
+            if (part == 0) memcpy(sum, next, floats * sizeof *sum);
+            else c->k->attend_merge(sum, next, a.rows * a.heads, a.head_dim);
+            if (part < j->parts - 1) continue;
+            a = attend_tile(j, tile, (j->first_piece + i) / j->parts, &out);
+            a.part = sum;
+            c->k->attend_end(&a, out);
+        }
+    }
 }
 
 void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values, const fm_attention_shape *s,
                    int32_t position)
 {
     fm_cpu *c = fm_cpu_of(b);
-    attend_job j = {c,
-                    s,
-                    fm_cpu_floats(out),
-                    fm_cpu_floats(q),
-                    keys.buf->host + keys.offset,
-                    values.buf->host + values.offset,
-                    keys.quant.kind,
-                    position};
-    fm_pool_run(c->pool, q.rows * s->kv_heads, attend_piece, &j);
+    attend_job j = {.c = c, .s = s, .out = fm_cpu_floats(out), .position = position, .rows = q.rows};
+    j.a = (fm_attention){
+        .q = fm_cpu_floats(q),
+        .q_stride = (size_t)q.cols,
+        .keys = keys.buf->host + keys.offset,
+        .values = values.buf->host + values.offset,
+        .stride = (size_t)s->kv_heads * (size_t)s->head_dim,
+        .kind = keys.quant.kind,
+        .heads = s->heads / s->kv_heads,
+        .head_dim = s->head_dim,
+        .scale = s->scale,
+    };
+    j.tile_rows = fm_cpu_tile_rows(j.a.heads);
+    int32_t tiles = fm_pieces(position % j.tile_rows + q.rows, j.tile_rows);
+
+    if (position + q.rows <= FM_ATTEND_PART || tiles * s->kv_heads >= 4 * c->threads)
+        fm_pool_run(c->pool, tiles * s->kv_heads, attend_piece, &j);
+    else
+        for (int32_t t = 0; t < tiles; t++) attend_split(&j, t);
 }
 
 /* ---- gated delta net -------------------------------------------------------- */
@@ -125,20 +231,29 @@ void fm_cpu_conv(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor taps, fm_t
     }
 }
 
+typedef struct {
+    float *decay, *beta;
+    const float *a_log, *dt_bias;
+    int32_t heads;
+} gates_job;
+
+static void gates_piece(void *context, int32_t row, int32_t worker)
+{
+    (void)worker;
+    const gates_job *j = context;
+    float *g = j->decay + (size_t)row * (size_t)j->heads, *w = j->beta + (size_t)row * (size_t)j->heads;
+    for (int32_t h = 0; h < j->heads; h++) {
+        float t = g[h] + j->dt_bias[h];
+        float softplus = t > 20 ? t : log1pf(expf(t));
+        g[h] = -expf(j->a_log[h]) * softplus;
+        w[h] = 1 / (1 + expf(-w[h]));
+    }
+}
+
 void fm_cpu_delta_gates(fm_backend *b, fm_tensor decay, fm_tensor beta, fm_tensor a_log, fm_tensor dt_bias)
 {
-    (void)b;
-    const float *a = fm_cpu_floats(a_log), *dt = fm_cpu_floats(dt_bias);
-    for (int32_t r = 0; r < decay.rows; r++) {
-        float *g = fm_cpu_floats(decay) + (size_t)r * (size_t)decay.cols;
-        float *w = fm_cpu_floats(beta) + (size_t)r * (size_t)decay.cols;
-        for (int32_t h = 0; h < decay.cols; h++) {
-            float t = g[h] + dt[h];
-            float softplus = t > 20 ? t : log1pf(expf(t));
-            g[h] = -expf(a[h]) * softplus;
-            w[h] = 1 / (1 + expf(-w[h]));
-        }
-    }
+    gates_job j = {fm_cpu_floats(decay), fm_cpu_floats(beta), fm_cpu_floats(a_log), fm_cpu_floats(dt_bias), decay.cols};
+    fm_pool_run(fm_cpu_of(b)->pool, decay.rows, gates_piece, &j);
 }
 
 typedef struct {
