@@ -15,6 +15,8 @@
 #define PANEL 16                     /* weight rows side by side */
 #define CHUNK 1024                   /* columns whose turned codes are kept at once */
 #define GROUPS (CHUNK / FM_Q8_BLOCK) /* most groups of a chunk */
+#define FEW_ROWS 4                   /* of activations, for which turned codes are not worth keeping */
+#define FURTHER 16384                /* bytes beyond the next panel that the second cache is asked for */
 #define TILE 6                       /* rows of activations whose sums stay in registers, for two panels */
 
 /* 16 weight rows: where their codes and scales begin. Rows past the last one repeat it. */
@@ -139,13 +141,13 @@ static void turn_grid(const fm_matrix *w, const panel_rows *p, int32_t column, i
     turn_scales(w->quant.scale, p->biases, first, n, g->bias);
 }
 
-/* The scales of the next panel, which follow in memory: their few lines would each be a wait. */
-static inline void prefetch_grid(const fm_matrix *w, const panel_rows *p)
+/* The scales of the panel `panels` further on: their few lines would each be a wait. */
+static inline void prefetch_grid(const fm_matrix *w, const panel_rows *p, size_t panels)
 {
     size_t bytes = PANEL * (size_t)(w->cols / w->quant.group) * fm_number_size(w->quant.scale);
     for (size_t at_ = 0; at_ < bytes; at_ += 64) {
-        _mm_prefetch((const char *)p->scales[0] + bytes + at_, _MM_HINT_T0);
-        _mm_prefetch((const char *)p->biases[0] + bytes + at_, _MM_HINT_T0);
+        _mm_prefetch((const char *)p->scales[0] + panels * bytes + at_, _MM_HINT_T0);
+        _mm_prefetch((const char *)p->biases[0] + panels * bytes + at_, _MM_HINT_T0);
     }
 }
 
@@ -192,8 +194,11 @@ static inline __attribute__((always_inline)) void stream(const fm_matrix *w, con
         for (int32_t end = b + wide; b < end; b++) {
             __m512i v[8];
             turn_codes(t, bits, p, column + b * FM_Q8_BLOCK, v);
-            for (size_t line = 0; line < step * PANEL; line += 64)
-                _mm_prefetch((const char *)next + (size_t)b * step * PANEL + line, _MM_HINT_T0);
+            for (size_t line = 0; line < step * PANEL; line += 64) {
+                const char *at_ = (const char *)next + (size_t)b * step * PANEL + line;
+                _mm_prefetch(at_ + FURTHER, _MM_HINT_T1);
+                _mm_prefetch(at_, _MM_HINT_T0);
+            }
             for (int32_t k = 0; k < n; k++) {
                 __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(xs[(size_t)k * x->block_stride + (size_t)b]));
                 __m512i dot = dot_block(v, q + (size_t)k * x->q_stride + b * FM_Q8_BLOCK);
@@ -213,13 +218,14 @@ static inline __attribute__((always_inline)) void few_rows(const fm_matrix *w, i
                                                            const fm_rows *x, int32_t n, float *out, size_t out_stride)
 {
     const turner t = make_turner(bits);
-    float gx[2][GROUPS];
+    float gx[FEW_ROWS][GROUPS];
     grid g;
 
     for (int32_t row = first; row < last; row += PANEL) {
         panel_rows p = find_rows(w, row, last);
-        prefetch_grid(w, &p);
-        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        prefetch_grid(w, &p, 1);
+        __m512 sum[FEW_ROWS];
+        for (int32_t k = 0; k < n; k++) sum[k] = _mm512_setzero_ps();
         for (int32_t column = 0; column < w->cols; column += CHUNK) {
             int32_t columns = w->cols - column < CHUNK ? w->cols - column : CHUNK;
             turn_grid(w, &p, column, columns, &g);
@@ -240,11 +246,14 @@ typedef struct {
 } block;
 
 static inline __attribute__((always_inline)) void fill_codes(const turner *t, int32_t bits, const panel_rows *p, int32_t which,
-                                                             int32_t column, int32_t columns, block *to)
+                                                             int32_t column, int32_t columns, size_t ahead, block *to)
 {
-    for (int32_t c = 0; c < columns; c += FM_Q8_BLOCK) {
+    size_t step = 4 * (size_t)bits * PANEL; /* bytes of 32 columns */
+    const char *next = (const char *)p->codes[0] + ahead + (size_t)(column / FM_Q8_BLOCK) * step;
+    for (int32_t c = 0; c < columns; c += FM_Q8_BLOCK, next += step) {
         __m512i v[8];
         turn_codes(t, bits, p, column + c, v);
+        for (size_t line = 0; line < step; line += 64) _mm_prefetch(next + line, _MM_HINT_T1);
         for (int32_t i = 0; i < 8; i++) to->codes[c / 4 + i][which] = v[i];
     }
 }
@@ -252,11 +261,12 @@ static inline __attribute__((always_inline)) void fill_codes(const turner *t, in
 static void fill(const fm_matrix *w, const turner *t, const panel_rows *p, int32_t which, int32_t column, int32_t columns,
                  block *to)
 {
+    size_t ahead = 2 * PANEL * ((size_t)w->cols / 8 * (size_t)w->quant.bits); /* the same rows of the next two panels */
     turn_grid(w, p, column, columns, &to->g[which]);
     switch (w->quant.bits) {
-    case 4: fill_codes(t, 4, p, which, column, columns, to); break;
-    case 8: fill_codes(t, 8, p, which, column, columns, to); break;
-    default: fill_codes(t, w->quant.bits, p, which, column, columns, to); break;
+    case 4: fill_codes(t, 4, p, which, column, columns, ahead, to); break;
+    case 8: fill_codes(t, 8, p, which, column, columns, ahead, to); break;
+    default: fill_codes(t, w->quant.bits, p, which, column, columns, ahead, to); break;
     }
 }
 
@@ -337,7 +347,10 @@ static void many_rows(const fm_matrix *w, int32_t first, int32_t last, const fm_
         int32_t panels = last - row > PANEL ? 2 : 1;
         int32_t rows[2] = {last - row < PANEL ? last - row : PANEL, last - row < 2 * PANEL ? last - row - PANEL : PANEL};
         panel_rows p[2];
-        for (int32_t i = 0; i < panels; i++) p[i] = find_rows(w, row + i * PANEL, last);
+        for (int32_t i = 0; i < panels; i++) {
+            p[i] = find_rows(w, row + i * PANEL, last);
+            prefetch_grid(w, &p[i], 2);
+        }
         for (int32_t column = 0; column < w->cols; column += CHUNK) {
             int32_t columns = w->cols - column < CHUNK ? w->cols - column : CHUNK;
             for (int32_t i = 0; i < panels; i++) fill(w, &t, &p[i], i, column, columns, &b);
@@ -348,12 +361,14 @@ static void many_rows(const fm_matrix *w, int32_t first, int32_t last, const fm_
 
 static void matmul_q8(const fm_matrix *w, int32_t first, int32_t last, const fm_rows *x, float *out, size_t out_stride)
 {
-#define FEW(bits)                                                                \
-    do {                                                                         \
-        if (x->rows == 1) few_rows(w, bits, first, last, x, 1, out, out_stride); \
-        else few_rows(w, bits, first, last, x, 2, out, out_stride);              \
+#define FEW(bits)                                                                     \
+    do {                                                                              \
+        if (x->rows == 1) few_rows(w, bits, first, last, x, 1, out, out_stride);      \
+        else if (x->rows == 2) few_rows(w, bits, first, last, x, 2, out, out_stride); \
+        else if (x->rows == 3) few_rows(w, bits, first, last, x, 3, out, out_stride); \
+        else few_rows(w, bits, first, last, x, 4, out, out_stride);                   \
     } while (0)
-    if (x->rows > 2) {
+    if (x->rows > FEW_ROWS) {
         many_rows(w, first, last, x, out, out_stride);
         return;
     }

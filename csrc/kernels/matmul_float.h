@@ -47,19 +47,40 @@ static void decode_part(const fm_matrix *w, const unpacker *u, int32_t row, int3
     fm_numbers_decode(w->quant.kind, from + 2 * (size_t)i, n - i, to + i);
 }
 
-/* One weight row against every row of x: its numbers are decoded once. */
-static void row_float(const fm_matrix *w, const unpacker *u, int32_t row, const fm_rows *x, float *out, size_t out_stride)
+/* Some weight rows side by side, so that a row of x is read once for all of them. */
+#define BAND 4
+
+/* dot() of one row of x with each of BAND rows of numbers: the same sums in the same order. */
+static inline void dot_band(const float (*w)[DECODED], const float *x, int32_t n, float *to)
 {
-    float part[DECODED];
+    vf s[BAND] = {{0}}, t[BAND] = {{0}};
+    for (int32_t i = 0; i < n; i += 2 * LANES) {
+        vf a = load(x + i), b = load(x + i + LANES);
+        for (int32_t k = 0; k < BAND; k++) {
+            s[k] += load(w[k] + i) * a;
+            t[k] += load(w[k] + i + LANES) * b;
+        }
+    }
+    for (int32_t k = 0; k < BAND; k++) to[k] = sum_lanes(s[k] + t[k]);
+}
+
+/* Up to BAND weight rows against every row of x: their numbers are decoded once. */
+static void band_float(const fm_matrix *w, const unpacker *u, int32_t row, int32_t band, const fm_rows *x, float *out,
+                       size_t out_stride)
+{
+    float part[BAND][DECODED], sum[BAND];
     int32_t cols = w->cols;
 
     for (int32_t first = 0; first < cols; first += DECODED) {
         int32_t n = cols - first < DECODED ? cols - first : DECODED;
-        decode_part(w, u, row, first, n, part);
+        for (int32_t k = 0; k < band; k++) decode_part(w, u, row + k, first, n, part[k]);
         for (int32_t r = 0; r < x->rows; r++) {
-            float s = dot(part, x->x + (size_t)r * x->x_stride + first, n);
+            const float *from = x->x + (size_t)r * x->x_stride + first;
             float *to = out + (size_t)r * out_stride + row;
-            *to = first ? *to + s : s;
+            if (band == BAND && n % (2 * LANES) == 0) dot_band((const float(*)[DECODED])part, from, n, sum);
+            else
+                for (int32_t k = 0; k < band; k++) sum[k] = dot(part[k], from, n);
+            for (int32_t k = 0; k < band; k++) to[k] = first ? to[k] + sum[k] : sum[k];
         }
     }
 }
@@ -67,5 +88,5 @@ static void row_float(const fm_matrix *w, const unpacker *u, int32_t row, const 
 static void matmul_float(const fm_matrix *w, int32_t first, int32_t last, const fm_rows *x, float *out, size_t out_stride)
 {
     const unpacker u = make_unpacker(w->quant.kind == FM_AFFINE ? w->quant.bits : 8);
-    for (int32_t i = first; i < last; i++) row_float(w, &u, i, x, out, out_stride);
+    for (int32_t i = first; i < last; i += BAND) band_float(w, &u, i, last - i < BAND ? last - i : BAND, x, out, out_stride);
 }

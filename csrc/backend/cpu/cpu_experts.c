@@ -169,7 +169,7 @@ typedef struct {
     float *x;
     const float *outs;
     const fm_pick *pick;
-    int32_t n, cols;
+    int32_t n, cols, step;
 } combine_job;
 
 /* A band of columns of every row, so that each sum runs in the order of the picks. */
@@ -177,7 +177,7 @@ static void combine_piece(void *context, int32_t piece, int32_t worker)
 {
     (void)worker;
     const combine_job *j = context;
-    int32_t first = piece * 512, n = j->cols - first < 512 ? j->cols - first : 512;
+    int32_t first = piece * j->step, n = j->cols - first < j->step ? j->cols - first : j->step;
     for (int32_t i = 0; i < j->n; i++)
         j->k->axpy(j->x + (size_t)j->pick[i].row * (size_t)j->cols + first, j->pick[i].share,
                    j->outs + (size_t)i * (size_t)j->cols + first, n);
@@ -186,6 +186,7 @@ static void combine_piece(void *context, int32_t piece, int32_t worker)
 void fm_cpu_combine(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n)
 {
     fm_cpu *c = fm_cpu_of(b);
-    combine_job j = {c->k, fm_cpu_floats(x), fm_cpu_floats(outs), pick, n, x.cols};
-    fm_pool_run(c->pool, fm_pieces(x.cols, 512), combine_piece, &j);
+    combine_job j = {c->k, fm_cpu_floats(x), fm_cpu_floats(outs), pick, n, x.cols, 512};
+    if (n < 64) j.step = x.cols; /* one token's sum is done sooner than handed over */
+    fm_pool_run(c->pool, fm_pieces(x.cols, j.step), combine_piece, &j);
 }
