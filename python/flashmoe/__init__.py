@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flashmoe.answer import Chunk, Generation, Stats
     from flashmoe.conversion import convert
     from flashmoe.demo import demo_model_path
     from flashmoe.errors import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         TokenizerError,
         UnsupportedModelError,
     )
-    from flashmoe.generator import Chunk, Generation, Generator, Stats
+    from flashmoe.generator import Generator
     from flashmoe.model import Model
     from flashmoe.sampler import Sampler
     from flashmoe.verification import verify
@@ -72,12 +73,12 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Chunk": "generator",
-    "Generation": "generator",
+    "Chunk": "answer",
+    "Generation": "answer",
     "Generator": "generator",
     "Model": "model",
     "Sampler": "sampler",
-    "Stats": "generator",
+    "Stats": "answer",
     "convert": "conversion",
     "demo_model_path": "demo",
     "verify": "verification",

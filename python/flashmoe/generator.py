@@ -1,15 +1,16 @@
-"""Text from a model: prompts, conversations, streams."""
+"""Text from a model: prompts, conversations, streams, batches."""
 
 from __future__ import annotations
 
 import inspect
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as PyGenerator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from flashmoe.answer import Answer, Chunk, Generation, Meter, Stats
+from flashmoe.batch import Batch, Request, naming
 from flashmoe.errors import (
     ArgumentError,
     CancelledError,
@@ -19,7 +20,7 @@ from flashmoe.errors import (
     TemplateError,
 )
 from flashmoe.model import Model
-from flashmoe.sampler import Sampler
+from flashmoe.sampler import Sampler, TokenChooser
 from flashmoe.stop import StopMatcher
 
 if TYPE_CHECKING:
@@ -29,83 +30,8 @@ if TYPE_CHECKING:
     from flashmoe import _core
 
 Prompt = str | Sequence[int]
+T = TypeVar("T")
 DEFAULT_MAX_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One token of an answer.
-
-    Attributes:
-        text: What can be shown now. Empty while a character or a possible stop string is
-            incomplete; the text of all chunks together is the answer.
-        token_id: The token.
-        logprob: Natural logarithm of its probability under the model, before any penalty,
-            temperature or cut.
-        finish_reason: ``None``, or on the last chunk ``"stop"`` (end token or stop string) or
-            ``"length"``.
-    """
-
-    text: str
-    token_id: int
-    logprob: float
-    finish_reason: str | None = None
-
-
-@dataclass
-class Stats:
-    """What an answer cost. Times in seconds, sizes in bytes.
-
-    Attributes:
-        prompt_tokens: Tokens of the prompt.
-        completion_tokens: Tokens of the answer.
-        time_to_first_token: From the call to the first token.
-        prefill_tokens_per_second: Prompt tokens over the time to evaluate them.
-        decode_tokens_per_second: Tokens after the first over the time to make them; 0 if there
-            were none.
-        expert_bytes_read: Expert bytes that came from files.
-        expert_hit_rate: Share of the experts needed that were in memory; 1 for none needed.
-        read_wait: Time that nothing was computed because expert bytes were missing.
-        peak_memory: Largest resident memory of the process so far.
-        experts_per_token: Routed experts per token that ran.
-        native_experts_per_token: The model's own number.
-        seed: The seed that drew this answer, ``None`` with another sampler than ours.
-    """
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    time_to_first_token: float = 0.0
-    prefill_tokens_per_second: float = 0.0
-    decode_tokens_per_second: float = 0.0
-    expert_bytes_read: int = 0
-    expert_hit_rate: float = 1.0
-    read_wait: float = 0.0
-    peak_memory: int = 0
-    experts_per_token: int = 0
-    native_experts_per_token: int = 0
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished answer.
-
-    Attributes:
-        text: The answer, without end token or stop string.
-        token_ids: Its tokens, the end token included.
-        logprobs: The tokens' log probabilities.
-        finish_reason: ``"stop"`` or ``"length"``.
-        stats: What it cost.
-    """
-
-    text: str
-    token_ids: list[int]
-    logprobs: list[float]
-    finish_reason: str
-    stats: Stats = field(repr=False)
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Generator:
@@ -115,9 +41,7 @@ class Generator:
     new call ends a stream that was left before its end.
     """
 
-    def __init__(
-        self, model: Model, sampler: Sampler | Callable[[NDArray[np.float32]], int] | None = None
-    ) -> None:
+    def __init__(self, model: Model, sampler: Sampler | TokenChooser | None = None) -> None:
         """Prepare to generate.
 
         Args:
@@ -129,7 +53,8 @@ class Generator:
         self.sampler = Sampler() if sampler is None else sampler
         self._turn = threading.Lock()
         self._session: _core.Session | None = None
-        self._latest: _Answer | None = None
+        self._latest: _Stream[Any] | None = None
+        self._batch: Batch | None = None
         self._closed = False
         self.stats = Stats()
 
@@ -162,10 +87,7 @@ class Generator:
         if max_tokens < 1:
             raise ArgumentError(f"max_tokens must be at least 1, not {max_tokens}")
         matcher = StopMatcher(stop)
-        if self._latest is not None:
-            self._latest.replace()
-        self._latest = _Answer(self._locked(self._run(ids, max_tokens, matcher, progress)))
-        return self._latest
+        return self._begin(self._run(ids, max_tokens, matcher, progress))
 
     def generate(
         self,
@@ -186,6 +108,61 @@ class Generator:
         return self._collect(
             self.stream(prompt, max_tokens=max_tokens, stop=stop, progress=progress)
         )
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        stop: str | Sequence[str] = (),
+        samplers: Sequence[Sampler | TokenChooser] | None = None,
+        batch_size: int | None = None,
+        on_answer: Callable[[int, Generation], object] | None = None,
+    ) -> list[Generation]:
+        """Generate the answers to several prompts together.
+
+        An expert that several sequences need at the same time is read and computed once for all,
+        so that many prompts take far less time than one after another. Each answer is what
+        :meth:`generate` gives for its prompt, to the bit.
+
+        Args:
+            prompts: Texts, or lists of token ids.
+            max_tokens: Longest answer.
+            stop: Texts that end an answer.
+            samplers: One for each prompt, in place of the generator's, for instance
+                ``[Sampler(seed=i) for i in range(len(prompts))]``. Without it a sampler with a
+                seed starts every answer with that seed, as :meth:`generate` does.
+            batch_size: Most sequences at a time; when one ends, the next prompt takes its place.
+                ``None`` takes as many as fit beside half of the experts that memory has room for.
+                Sequences for which there is no memory wait.
+            on_answer: Called with the index of a prompt and its answer as soon as it is complete,
+                in the order in which answers end.
+
+        Returns:
+            The answers, in the order of the prompts. Stats count an expert that was needed by
+            several sequences in parts that add up to one.
+
+        Raises:
+            FlashMoEError: As for :meth:`stream`; the message and ``sequence`` tell the prompt.
+                All prompts are checked before the first is evaluated.
+        """
+        if isinstance(prompts, str):
+            raise ArgumentError("prompts is one text; give a list of prompts, or call generate()")
+        if max_tokens < 1:
+            raise ArgumentError(f"max_tokens must be at least 1, not {max_tokens}")
+        if batch_size is not None and batch_size < 1:
+            raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
+        if samplers is None:
+            samplers = [self.sampler] * len(prompts)
+        if len(samplers) != len(prompts):
+            raise ArgumentError(f"{len(samplers)} samplers for {len(prompts)} prompts")
+        requests = []
+        for index, prompt in enumerate(prompts):
+            with naming(index):
+                ids = self._encode(prompt)
+            requests.append(Request(ids, samplers[index], StopMatcher(stop), max_tokens))
+        answers = dict(self._begin(self._run_batch(requests, batch_size, on_answer)))
+        return [answers[index] for index in range(len(prompts))]
 
     def stream_chat(
         self,
@@ -287,13 +264,24 @@ class Generator:
 
     def cancel(self) -> None:
         """Stop a call that runs in another thread; it raises ``CancelledError`` within a layer."""
-        session = self._session
+        session, batch = self._session, self._batch
+        if batch is not None:
+            batch.cancel()
         if session is not None:
             session.cancel()
 
     def close(self) -> None:
-        """Give the sequence's memory back. May be called twice."""
+        """Give the sequence's memory back; a call that still runs is cancelled.
+
+        May be called twice.
+        """
         self._closed = True
+        batch = self._batch
+        if batch is not None:
+            batch.cancel()
+        self._forget_session()
+
+    def _forget_session(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -321,18 +309,21 @@ class Generator:
             )
         return ids
 
-    def _locked(self, chunks: Iterator[Chunk]) -> PyGenerator[Chunk, None, None]:
+    def _begin(self, items: Iterator[T]) -> _Stream[T]:
+        """Let a call take the place of the one before, when it is its turn."""
+        if self._latest is not None:
+            self._latest.replace()
+        stream = _Stream(self._locked(items))
+        self._latest = stream
+        return stream
+
+    def _locked(self, items: Iterator[T]) -> PyGenerator[T, None, None]:
         with self._turn:
-            yield from chunks
+            yield from items
 
     def _collect(self, chunks: Iterator[Chunk]) -> Generation:
-        texts, ids, logprobs, reason = [], [], [], "length"
-        for chunk in chunks:
-            texts.append(chunk.text)
-            ids.append(chunk.token_id)
-            logprobs.append(chunk.logprob)
-            reason = chunk.finish_reason or reason
-        return Generation("".join(texts), ids, logprobs, reason, self.stats)
+        whole = list(chunks)
+        return Generation.of(whole, self.stats)
 
     def _fresh_session(self) -> _core.Session:
         if self._closed:
@@ -353,16 +344,11 @@ class Generator:
         """One answer from its first prompt token to its last token."""
         import numpy as np
 
-        from flashmoe import _core
-
-        tokenizer = self.model.tokenizer_or_none
-        ends = tokenizer.eos_token_ids if tokenizer else frozenset()
-        decoder = tokenizer.stream() if tokenizer else None
-        room = self.model.context_length - ids.size + 1
         session = self._fresh_session()
-        meter = _Meter(self.model, session, ids.size)
+        meter = Meter(self.model, ids.size)
+        meter.attach(session)
         self.stats = meter.stats
-        choose = self._chooser(ids, meter.stats)
+        answer = Answer(self.model, ids, self.sampler, matcher, max_tokens, meter)
         logits = np.empty((1, self.model.vocab_size), np.float32)
 
         for first, last in self.model.prefill_steps(0, ids.size):
@@ -372,130 +358,65 @@ class Generator:
         meter.prefilled()
 
         step = np.empty(1, np.int32)
-        for n in range(1, min(max_tokens, room) + 1):
-            row = logits[0]
-            if tokenizer is not None:
-                row[tokenizer.vocab_size :] = -np.inf  # padding rows have no text
-            token = choose(row)
-            logprob = _core.logprob(row, token)
-            ended = token in ends
-            full = n == min(max_tokens, room)
-            text = "" if decoder is None or ended else decoder.push(token)
-            text, stopped = matcher.push(text)
-            if not stopped and (ended or full):
-                tail = decoder.flush() if decoder is not None else ""
-                more, stopped = matcher.push(tail)
-                text += more if stopped else more + matcher.flush()
-            meter.token()
-            reason = "stop" if ended or stopped else "length" if full else None
-            yield Chunk(text, token, logprob, reason)
-            if reason:
+        while True:
+            chunk = answer.take(logits[0])
+            yield chunk
+            if chunk.finish_reason:
                 return
-            step[0] = token
+            step[0] = chunk.token_id
             session.eval(step, logits)
 
-    def _chooser(
-        self, ids: NDArray[np.int32], stats: Stats
-    ) -> Callable[[NDArray[np.float32]], int]:
-        """The sampler at the start of this answer."""
-        if not isinstance(self.sampler, Sampler):
-            return self._checked(self.sampler)
-        tokenizer = self.model.tokenizer_or_none
-        defaults = tokenizer.generation_defaults if tokenizer else {}
-        draw = self.sampler.with_defaults(defaults).start(ids.tolist())
-        stats.seed = draw.seed
-        return draw
-
-    def _checked(
-        self, sampler: Callable[[NDArray[np.float32]], int]
-    ) -> Callable[[NDArray[np.float32]], int]:
-        def choose(logits: NDArray[np.float32]) -> int:
-            token = int(sampler(logits))
-            if not 0 <= token < self.model.vocab_size:
-                raise ArgumentError(
-                    f"the sampler chose token {token}; there are 0 .. {self.model.vocab_size - 1}"
-                )
-            return token
-
-        return choose
+    def _run_batch(
+        self,
+        requests: Sequence[Request],
+        batch_size: int | None,
+        on_answer: Callable[[int, Generation], object] | None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """All answers of a batch, as they end."""
+        if self._closed:
+            raise ClosedError("the generator is closed")
+        self._forget_session()  # the batch may need its memory
+        batch = self._batch = Batch(self.model, requests, batch_size)
+        try:
+            with closing(batch.run()) as answers:
+                for index, answer in answers:
+                    if on_answer is not None:
+                        on_answer(index, answer)
+                    yield index, answer
+        finally:
+            self._batch = None
 
 
-class _Answer:
-    """The chunks of one answer, which a later call of the same thread may end.
+class _Stream(Generic[T]):
+    """The items of a call, chunks or answers, which a later call of the same thread may end.
 
     A stream that nobody reads on, because its loop was left by ``break`` or an exception, would
     otherwise keep the generator's turn for as long as something refers to it.
     """
 
-    def __init__(self, chunks: PyGenerator[Chunk, None, None]) -> None:
-        self._chunks = chunks
+    def __init__(self, items: PyGenerator[T, None, None]) -> None:
+        self._items = items
         self._thread = threading.get_ident()
         self._replaced = False
 
-    def __iter__(self) -> _Answer:
+    def __iter__(self) -> _Stream[T]:
         return self
 
-    def __next__(self) -> Chunk:
+    def __next__(self) -> T:
         if self._replaced:
             raise CancelledError("a later call on the same generator took this answer's place")
-        return next(self._chunks)
+        return next(self._items)
 
     def close(self) -> None:
         """End the answer here."""
-        self._chunks.close()
+        self._items.close()
 
     def replace(self) -> None:
         """End it for a later call of the same thread; one of another thread waits its turn."""
-        state = inspect.getgeneratorstate(self._chunks)
+        state = inspect.getgeneratorstate(self._items)
         if self._thread != threading.get_ident() or state == inspect.GEN_CLOSED:
             return
         if state == inspect.GEN_RUNNING:
             raise ArgumentError("a callback of an answer cannot start another with its generator")
         self._replaced = True
-        self._chunks.close()
-
-
-class _Meter:
-    """Fills the stats of one answer while it grows."""
-
-    def __init__(self, model: Model, session: _core.Session, prompt_tokens: int) -> None:
-        info = model.info()
-        self.stats = Stats(
-            prompt_tokens=prompt_tokens,
-            experts_per_token=info["experts_per_token"],
-            native_experts_per_token=info["native_experts_per_token"],
-        )
-        self._session = session
-        self._before = session.stats()
-        self._start = time.perf_counter()
-        self._first = self._start
-
-    def prefilled(self) -> None:
-        elapsed = time.perf_counter() - self._start
-        self.stats.prefill_tokens_per_second = self.stats.prompt_tokens / max(elapsed, 1e-9)
-
-    def token(self) -> None:
-        now = time.perf_counter()
-        s = self.stats
-        s.completion_tokens += 1
-        if s.completion_tokens == 1:
-            self._first = now
-            s.time_to_first_token = now - self._start
-        else:
-            s.decode_tokens_per_second = (s.completion_tokens - 1) / max(now - self._first, 1e-9)
-        core = self._session.stats()
-        used = core["experts_used"] - self._before["experts_used"]
-        hit = core["experts_hit"] - self._before["experts_hit"]
-        s.expert_hit_rate = hit / used if used else 1.0
-        s.expert_bytes_read = core["bytes_read"] - self._before["bytes_read"]
-        s.read_wait = (core["read_wait_ns"] - self._before["read_wait_ns"]) / 1e9
-        s.peak_memory = _peak_memory()
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        self._items.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flashmoe.tokenizer import Tokenizer
 
 KV_DTYPES = ("f32", "f16", "bf16")
-_ALIGNMENT = 64
+STEP_END = 64
 """Prefill steps end at multiples of this position, so that results do not depend on their size."""
 
 
@@ -252,7 +252,7 @@ class Model:
         rows = int(self._info["prefill_rows"])
         steps, first = [], 0
         while first < n:
-            room = rows - (position + first) % _ALIGNMENT
+            room = rows - (position + first) % STEP_END
             last = min(n, first + room)
             steps.append((first, last))
             first = last

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from flashmoe.generator import Chunk, Stats
+    from flashmoe.answer import Chunk, Stats
 
 SHOW_AFTER_SECONDS = 2.0
 
