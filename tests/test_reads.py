@@ -95,10 +95,10 @@ def test_the_fastest_is_taken_if_it_is_clearly_faster(tmp_path, monkeypatch):
         probed(monkeypatch, *figures)
         return choose(tmp_path, 5, 6)
 
-    assert taken(figure("direct", 2e9), figure("uring", 2.1e9)).read == "direct"
-    clearly = taken(figure("direct", 2e9), Figure("uring", 16, 2, 2.5e9, True))
+    assert taken(figure("direct", 2e9), figure("uring", 2.4e9)).read == "direct"
+    clearly = taken(figure("direct", 2e9), Figure("uring", 16, 2, 2.6e9, True))
     assert (clearly.read, clearly.threads, clearly.split) == ("uring", 16, 2)
-    assert "2.50 GB/s" in clearly.reason
+    assert "2.60 GB/s" in clearly.reason
     cached = taken(figure("direct", 1e9), figure("uring", 9e9, direct=False))
     assert cached.read == "direct"  # a figure of the page cache is none of the disk
     refused = taken(figure("direct", 1e9), figure("uring", 0, direct=False, error="EPERM"))

@@ -96,7 +96,7 @@ typedef struct {
     fm_kv_kind kv;
     fm_read_kind read; /* what is done, not what was asked for */
     int32_t read_split;
-    int32_t read_direct;        /* 1: the page cache is not used */
+    int32_t read_direct;        /* 1: the page cache is not used, but for short unaligned parts */
     uint64_t memory;            /* the ceiling; 0: none */
     uint64_t resident_bytes;    /* weights kept for the model's whole life */
     uint64_t scratch_bytes;     /* activations of one step, read buffers */
@@ -134,7 +134,7 @@ typedef struct {
 
 typedef struct {
     uint64_t bytes, ns, experts; /* read, and the time that took */
-    int32_t batches, direct;     /* direct 1: the page cache was not used */
+    int32_t batches, direct;     /* direct: as fm_model_info's read_direct */
 } fm_probe_result;
 
 /*

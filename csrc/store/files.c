@@ -4,7 +4,6 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -58,10 +57,12 @@ static fm_status open_one(int directory, const char *where, const char *name, ui
     struct stat st;
 
     if (!is_plain_name(name)) return fm_fail(err, FM_FORMAT, "\"%s\" is not a plain file name inside %s", name, where);
-    size_t length = strlen(where) + strlen(name) + 2;
-    file->path = malloc(length);
+    size_t folder = strlen(where), length = strlen(name);
+    file->path = malloc(folder + length + 2);
     if (!file->path) return fm_fail(err, FM_MEMORY, "no memory for a path");
-    snprintf(file->path, length, "%s/%s", where, name);
+    memcpy(file->path, where, folder);
+    file->path[folder] = '/';
+    memcpy(file->path + folder + 1, name, length + 1);
     file->buffered = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not wait for its writer */
     if (file->buffered < 0 || fstat(file->buffered, &st) != 0) return fm_fail(err, FM_IO, "%s: %s", file->path, strerror(errno));
     if (!S_ISREG(st.st_mode)) return fm_fail(err, FM_FORMAT, "%s is not a regular file", file->path);

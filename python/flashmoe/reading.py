@@ -31,7 +31,7 @@ _CANDIDATES = (
 )
 _ROUNDS, _ROUND_SECONDS = 2, 0.035
 """Candidates take turns, so that a busy moment hits them all; together less than half a second."""
-_MARGIN = 1.1
+_MARGIN = 1.25
 """A candidate must be so much faster than an earlier one to be taken instead."""
 _CACHE_SHARE = 0.9
 """Of the memory that is available, what the page cache and the model may fill together."""

@@ -1,6 +1,9 @@
 /* The reader over one large file: every way of reading gives the same bytes, and only those; what is cut, checked or refused. */
+#include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,6 +26,27 @@ ssize_t pread(int fd, void *to, size_t n, off_t from)
 {
     atomic_fetch_add(&preads, 1);
     return syscall(SYS_pread64, fd, to, n, from);
+}
+
+/* A kernel that will not take a read into the ring now: every `refuse`th hand-in fails with `refusal`. */
+static atomic_int hand_ins, refuse, refusal;
+
+long syscall(long number, ...)
+{
+    static long (*real)(long, ...);
+    va_list list;
+    long a[6];
+
+    va_start(list, number);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
+    va_end(list);
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, "syscall");
+    int every = number == SYS_io_uring_enter ? atomic_load(&refuse) : 0;
+    if (every && atomic_fetch_add(&hand_ins, 1) % every == 0) {
+        errno = atomic_load(&refusal);
+        return -1;
+    }
+    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 static void path_of(const char *name, char out[128])
@@ -203,14 +227,15 @@ static void test_beyond_the_end(const fm_file *file, fm_read_kind kind)
 {
     fm_reader *reader;
     fm_reader_options how = {file, 2, 1, kind};
-    uint8_t to[2000];
+    uint8_t *to = must(ROOM);
     const struct {
         uint64_t from, got;
-    } ends[] = {{SIZE - 100, 100}, {SIZE, 0}, {SIZE - 1200, 1200}};
+        uint32_t bytes;
+    } ends[] = {{SIZE - 100, 100, 2000}, {SIZE, 0, 1}, {SIZE - 1200, 1200, 400000}, {SIZE - (1 << 20), 1 << 20, 2 << 20}};
 
     CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK);
-    for (int i = 0; i < 3; i++) {
-        fm_read read = {0, ends[i].from, 2000, to};
+    for (int i = 0; i < 4; i++) {
+        fm_read read = {0, ends[i].from, ends[i].bytes, to};
         int32_t group = 0, failed = -1;
         fm_error err = {0};
         CHECK(fm_reader_start(reader, &read, &group, 1, NULL, NULL, NULL) == FM_OK);
@@ -220,11 +245,27 @@ static void test_beyond_the_end(const fm_file *file, fm_read_kind kind)
         if (!path || !got) continue;
         /* A read around the page cache asks for whole pages: what is before the range counts on both sides. */
         uint64_t offset = strtoull(strstr(err.message, "at offset ") + 10, NULL, 10), before = ends[i].from - offset;
-        CHECK_THAT(before < FM_PAGE && strtoull(path + 16, NULL, 10) == 2000 + before &&
+        CHECK_THAT(before < FM_PAGE && strtoull(path + 16, NULL, 10) == ends[i].bytes + before &&
                        strtoull(got + 6, NULL, 10) == ends[i].got + before,
                    "%s: %s", words[kind], err.message);
     }
     fm_reader_close(reader);
+    free(to);
+}
+
+/* What the ring does not take is read all the same, and what it took before is not lost. */
+static void test_refused_hand_ins(const fm_file *file)
+{
+    const int errors[] = {EAGAIN, EBUSY, EINTR, ENOMEM};
+    for (int e = 0; e < 4; e++)
+        for (int every = 2; every <= 4; every++) {
+            atomic_store(&refusal, errors[e]);
+            atomic_store(&hand_ins, 0);
+            atomic_store(&refuse, every);
+            for (int32_t threads = 1; threads <= 5; threads += 2) test_bytes(file, FM_READ_URING, 4, threads);
+            CHECK(atomic_load(&hand_ins) > every);
+            atomic_store(&refuse, 0);
+        }
 }
 
 /* ---- groups that are ready early, and reads that are not wanted any more ------------------------- */
@@ -414,6 +455,7 @@ static void test_way(const fm_file *file, fm_read_kind kind)
     test_ready(file, kind);
     test_cut_file(kind);
     test_beyond_the_end(file, kind);
+    if (kind == FM_READ_URING) test_refused_hand_ins(file);
 }
 
 int main(void)
