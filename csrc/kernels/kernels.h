@@ -34,9 +34,9 @@ typedef struct {
 
 /*
  * Keys [first, last) of one kv head, seen by `rows` rows of the query heads
- * that share it. `first` starts a part; row r sees the keys 0 .. position + r.
- * All rows lie in the same FM_ATTEND_BLOCK positions, and each sees `first`.
- * What comes out, for each query (rows times heads): sums of fm_attend_wide
+ * that share it. `first` starts a part, or goes on where the call before ended:
+ * a multiple of FM_ATTEND_BLOCK. Row r sees the keys 0 .. position + r; all
+ * rows lie in the same FM_ATTEND_BLOCK positions. What comes out, for each query (rows times heads): sums of fm_attend_wide
  * numbers relative to e^top, then all tops, then all totals.
  */
 typedef struct {
@@ -80,7 +80,7 @@ static inline size_t fm_attend_part(int32_t queries, int32_t head_dim)
 static inline size_t fm_attend_scratch(int32_t queries, int32_t head_dim)
 {
     size_t wide = fm_attend_wide(head_dim);
-    return ((size_t)queries * (wide + FM_ATTEND_BLOCK + 1) + 2 * FM_ATTEND_BLOCK * wide + 15) / 16 * 16;
+    return ((size_t)queries * (wide + FM_ATTEND_BLOCK + 1) + FM_ATTEND_BLOCK * (wide + 32) + 15) / 16 * 16;
 }
 
 static inline size_t fm_delta_scratch(int32_t key_dim)

@@ -121,34 +121,29 @@ static void load(fm_number kind, const void *from, size_t at, int32_t n, float *
     fm_numbers_decode(kind, (const uint8_t *)from + at * fm_number_size(kind), n, to);
 }
 
-/* Online softmax: after each block, `top` is the largest score so far and sums are relative to it. */
-static void attend_query(const fm_attention *a, const float *q, int32_t end, float *out, float *out_top, float *out_total)
+/* Online softmax: after each block, `top` is the largest score so far and sums are relative to it. Blocks leave floats behind. */
+static void attend_block(const fm_attention *a, const float *q, int32_t at, int32_t n, float *out, float *out_top,
+                         float *out_total)
 {
-    double top = -INFINITY, total = 0, score[FM_ATTEND_BLOCK];
+    bool begins = at % FM_ATTEND_PART == 0;
+    double old = begins ? -INFINITY : (double)*out_top, top = old, score[FM_ATTEND_BLOCK];
     double *sum = (double *)(void *)a->scratch; /* head_dim doubles */
     float *number = a->scratch + 2 * (size_t)a->head_dim;
 
-    memset(sum, 0, (size_t)a->head_dim * sizeof *sum);
-    for (int32_t at = a->first; at < end; at += FM_ATTEND_BLOCK) {
-        int32_t n = end - at < FM_ATTEND_BLOCK ? end - at : FM_ATTEND_BLOCK;
-        double block_top = top;
-        for (int32_t j = 0; j < n; j++) {
-            load(a->kind, a->keys, (size_t)(at + j) * a->stride, a->head_dim, number);
-            score[j] = 0;
-            for (int32_t i = 0; i < a->head_dim; i++) score[j] += (double)q[i] * (double)number[i];
-            score[j] *= (double)a->scale;
-            if (score[j] > block_top) block_top = (double)(float)score[j]; /* as it leaves this kernel */
-        }
-        double shrink = exp(top - block_top);
-        top = block_top;
-        total *= shrink;
-        for (int32_t i = 0; i < a->head_dim; i++) sum[i] *= shrink;
-        for (int32_t j = 0; j < n; j++) {
-            double share = exp(score[j] - top);
-            load(a->kind, a->values, (size_t)(at + j) * a->stride, a->head_dim, number);
-            total += share;
-            for (int32_t i = 0; i < a->head_dim; i++) sum[i] += share * (double)number[i];
-        }
+    for (int32_t j = 0; j < n; j++) {
+        load(a->kind, a->keys, (size_t)(at + j) * a->stride, a->head_dim, number);
+        score[j] = 0;
+        for (int32_t i = 0; i < a->head_dim; i++) score[j] += (double)q[i] * (double)number[i];
+        score[j] *= (double)a->scale;
+        if (score[j] > top) top = (double)(float)score[j];
+    }
+    double shrink = exp(old - top), total = begins ? 0 : (double)*out_total * shrink;
+    for (int32_t i = 0; i < a->head_dim; i++) sum[i] = begins ? 0 : (double)out[i] * shrink;
+    for (int32_t j = 0; j < n; j++) {
+        double share = exp(score[j] - top);
+        load(a->kind, a->values, (size_t)(at + j) * a->stride, a->head_dim, number);
+        total += share;
+        for (int32_t i = 0; i < a->head_dim; i++) sum[i] += share * (double)number[i];
     }
     for (int32_t i = 0; i < a->head_dim; i++) out[i] = (float)sum[i];
     *out_top = (float)top;
@@ -161,11 +156,13 @@ static void attend(const fm_attention *a)
     size_t wide = fm_attend_wide(a->head_dim);
     float *top = a->part + (size_t)queries * wide, *total = top + queries;
 
-    memset(a->part, 0, (size_t)queries * wide * sizeof *a->part);
+    if (a->first % FM_ATTEND_PART == 0) memset(a->part, 0, (size_t)queries * wide * sizeof *a->part);
     for (int32_t i = 0; i < queries; i++) {
         int32_t row = i / a->heads, end = a->position + row + 1 < a->last ? a->position + row + 1 : a->last;
         const float *q = a->q + (size_t)row * a->q_stride + (size_t)(i % a->heads) * (size_t)a->head_dim;
-        attend_query(a, q, end, a->part + (size_t)i * wide, top + i, total + i);
+        for (int32_t at = a->first; at < end; at += FM_ATTEND_BLOCK)
+            attend_block(a, q, at, end - at < FM_ATTEND_BLOCK ? end - at : FM_ATTEND_BLOCK, a->part + (size_t)i * wide, top + i,
+                         total + i);
     }
 }
 

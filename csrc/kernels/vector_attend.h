@@ -1,59 +1,52 @@
 /* Attention over a part of the keys on vectors, included after vector_tile.h. */
 
-/* Numbers i .. of n of a cache row as floats, zeros behind them. */
-INLINE vf cached(fm_number kind, const uint8_t *row, int32_t i, int32_t n)
+/* n numbers as floats, zeros behind them. */
+static inline vf some(fm_number kind, const uint8_t *from, int32_t n)
 {
-    if (n - i < LANES) {
-        float some[LANES] = {0};
-        fm_numbers_decode(kind, row + (size_t)i * fm_number_size(kind), n - i, some);
-        return load(some);
-    }
-    if (kind == FM_F16) return load_f16(row + 2 * (size_t)i);
-    if (kind == FM_BF16) return load_bf16(row + 2 * (size_t)i);
-    return load((const float *)(const void *)row + i);
+    float all[LANES] = {0};
+    fm_numbers_decode(kind, from, n < LANES ? n : LANES, all);
+    return load(all);
+}
+
+INLINE size_t size_of(fm_number kind)
+{
+    return kind == FM_F32 ? 4 : 2;
 }
 
 /* Where position `at_` lies. */
 static inline const uint8_t *cache_row(const fm_attention *a, const void *cache, int32_t at_)
 {
-    return (const uint8_t *)cache + (size_t)at_ * a->stride * fm_number_size(a->kind);
+    return (const uint8_t *)cache + (size_t)at_ * a->stride * size_of(a->kind);
 }
 
-/* n keys from position `first`, turned: strips of [head_dim][STRIP keys]. Lines of the next block are asked for. */
+/* How many bytes behind a number of this block the next block has it; 0 if there is none. */
+static inline size_t ahead_of(const fm_attention *a, int32_t block)
+{
+    bool more = block + FM_ATTEND_BLOCK < a->position + a->rows;
+    return more ? FM_ATTEND_BLOCK * a->stride * size_of(a->kind) : 0;
+}
+
+/* n keys from position `first`, turned: strips of [head_dim][STRIP keys]. */
 INLINE void turn_keys(const fm_attention *a, fm_number kind, int32_t first, int32_t n, float *to)
 {
-    size_t row_bytes = (size_t)a->head_dim * (kind == FM_F32 ? 4 : 2);
+    size_t stride = a->stride * size_of(kind), ahead = ahead_of(a, first);
     for (int32_t j = 0; j < n; j += LANES) {
-        const uint8_t *row[LANES];
-        for (int32_t i = 0; i < LANES; i++) {
-            row[i] = cache_row(a, a->keys, first + (j + i < n ? j + i : n - 1));
-            if (first + FM_ATTEND_BLOCK + j + i < a->last)
-                for (size_t b = 0; b < row_bytes; b += 64)
-                    __builtin_prefetch(cache_row(a, a->keys, first + FM_ATTEND_BLOCK + j + i) + b, 0, 2);
-        }
         float *strip = to + (size_t)(j / STRIP) * (size_t)a->head_dim * STRIP + j % STRIP;
-        for (int32_t c = 0; c < a->head_dim; c += LANES) {
+        for (int32_t c = 0; c < a->head_dim; c += LANES, strip += LANES * STRIP) {
+            const uint8_t *from = cache_row(a, a->keys, first + j) + (size_t)c * size_of(kind);
+            bool all = n - j >= LANES && a->head_dim - c >= LANES;
             vf v[LANES];
-            for (int32_t i = 0; i < LANES; i++) v[i] = cached(kind, row[i], c, a->head_dim);
+            for (int32_t i = 0; ahead && i < LANES && (size_t)c * size_of(kind) % 64 == 0; i++)
+                __builtin_prefetch(from + (size_t)i * stride + ahead);
+#pragma GCC unroll 16
+            for (int32_t i = 0; i < LANES; i++)
+                v[i] = all ? widened(kind, from + (size_t)i * stride)
+                           : some(kind, from + (size_t)i * stride, j + i < n ? a->head_dim - c : 0);
             transpose(v, LANES);
-            for (int32_t i = 0; i < LANES && c + i < a->head_dim; i++) store(strip + (size_t)(c + i) * STRIP, v[i]);
+#pragma GCC unroll 16
+            for (int32_t i = 0; i < LANES; i++)
+                if (c + i < a->head_dim) store(strip + i * STRIP, v[i]);
         }
-    }
-}
-
-/* n values from position `first`: strips of [FM_ATTEND_BLOCK][STRIP numbers], zeros behind head_dim. */
-INLINE void widen_values(const fm_attention *a, fm_number kind, int32_t first, int32_t n, float *to)
-{
-    size_t row_bytes = (size_t)a->head_dim * (kind == FM_F32 ? 4 : 2);
-    for (int32_t j = 0; j < n; j++) {
-        const uint8_t *row = cache_row(a, a->values, first + j);
-        if (first + FM_ATTEND_BLOCK + j < a->last)
-            for (size_t b = 0; b < row_bytes; b += 64)
-                __builtin_prefetch(cache_row(a, a->values, first + FM_ATTEND_BLOCK + j) + b, 0, 2);
-        for (int32_t c = 0; c < a->head_dim; c += STRIP)
-            for (int32_t v = 0; v < STRIP; v += LANES)
-                store(to + (size_t)c * FM_ATTEND_BLOCK + j * STRIP + v,
-                      c + v < a->head_dim ? cached(kind, row, c + v, a->head_dim) : (vf){0});
     }
 }
 
@@ -92,21 +85,36 @@ static inline int32_t seen_by(const fm_attention *a, int32_t r, int32_t at_)
     return end - at_ < FM_ATTEND_BLOCK ? end - at_ : FM_ATTEND_BLOCK;
 }
 
-/* sums = sums * fade + shares . values, for every query of `rows` rows that see n keys alike. */
-static void add_values(const fm_attention *a, int32_t row, int32_t rows, int32_t n, const float *score, const float *values,
-                       const float *fade)
+/* sums = sums * fade + shares . values, for every query of `rows` rows that see n keys of the block alike. */
+static void add_values(const fm_attention *a, int32_t row, int32_t rows, int32_t block, int32_t n, const float *score,
+                       const float *fade, float *room)
 {
     size_t wide = fm_attend_wide(a->head_dim);
     int32_t first = row * a->heads;
     for (int32_t c = 0; c < a->head_dim; c += STRIP) {
-        product p = {score + (size_t)first * FM_ATTEND_BLOCK,
-                     values + (size_t)c * FM_ATTEND_BLOCK,
-                     a->part + (size_t)first * wide + c,
-                     FM_ATTEND_BLOCK,
-                     STRIP,
-                     wide,
-                     n,
-                     fade ? fade + first : NULL};
+        const uint8_t *values = cache_row(a, a->values, block) + (size_t)c * size_of(a->kind);
+        product p = {.a = score + (size_t)first * FM_ATTEND_BLOCK,
+                     .b = values,
+                     .c = a->part + (size_t)first * wide + c,
+                     .a_stride = FM_ATTEND_BLOCK,
+                     .b_stride = a->stride,
+                     .c_stride = wide,
+                     .inner = n,
+                     .fade = fade ? fade + first : NULL,
+                     .kind = a->kind,
+                     .ahead = ahead_of(a, block)};
+        if (a->head_dim - c < STRIP) { /* not a whole strip: a copy with zeros behind */
+            for (int32_t j = 0; j < n; j++)
+                for (int32_t v = 0; v < STRIP; v += LANES) {
+                    int32_t left = a->head_dim - c - v;
+                    const uint8_t *from = values + ((size_t)j * a->stride + (size_t)v) * size_of(a->kind);
+                    store(room + j * STRIP + v, left > 0 ? some(a->kind, from, left) : (vf){0});
+                }
+            p.b = room;
+            p.b_stride = STRIP;
+            p.kind = FM_F32;
+            p.ahead = 0;
+        }
         multiply(&p, rows * a->heads);
     }
 }
@@ -116,31 +124,31 @@ static void attend(const fm_attention *a)
     int32_t queries = a->rows * a->heads;
     size_t dim = (size_t)a->head_dim, wide = fm_attend_wide(a->head_dim);
     float *top = a->part + (size_t)queries * wide, *total = top + queries;
-    float *q = a->scratch, *keys = q + (size_t)queries * dim, *values = keys + FM_ATTEND_BLOCK * wide;
-    float *score = values + FM_ATTEND_BLOCK * wide, *fade = score + (size_t)queries * FM_ATTEND_BLOCK;
+    float *q = a->scratch, *keys = q + (size_t)queries * dim, *room = keys + FM_ATTEND_BLOCK * wide;
+    float *score = room + FM_ATTEND_BLOCK * STRIP, *fade = score + (size_t)queries * FM_ATTEND_BLOCK;
 
     for (int32_t r = 0; r < a->rows; r++)
         memcpy(q + (size_t)r * (size_t)a->heads * dim, a->q + (size_t)r * a->q_stride, (size_t)a->heads * dim * sizeof *q);
     for (int32_t at_ = a->first; at_ < a->last; at_ += FM_ATTEND_BLOCK) {
         int32_t n = seen_by(a, a->rows - 1, at_);
-        bool first = at_ == a->first;
-        if (a->kind == FM_F16) turn_keys(a, FM_F16, at_, n, keys), widen_values(a, FM_F16, at_, n, values);
-        else if (a->kind == FM_BF16) turn_keys(a, FM_BF16, at_, n, keys), widen_values(a, FM_BF16, at_, n, values);
-        else turn_keys(a, FM_F32, at_, n, keys), widen_values(a, FM_F32, at_, n, values);
+        bool first = at_ % FM_ATTEND_PART == 0;
+        if (a->kind == FM_F16) turn_keys(a, FM_F16, at_, n, keys);
+        else if (a->kind == FM_BF16) turn_keys(a, FM_BF16, at_, n, keys);
+        else turn_keys(a, FM_F32, at_, n, keys);
 
         for (int32_t j = 0; j < n; j += STRIP) {
-            product p = {q, keys + (size_t)j * dim, score + j, dim, STRIP, FM_ATTEND_BLOCK, a->head_dim, NULL};
+            product p = {q, keys + (size_t)j * dim, score + j, dim, STRIP, FM_ATTEND_BLOCK, a->head_dim, NULL, FM_F32, 0};
             multiply(&p, queries);
         }
         for (int32_t i = 0; i < queries; i++)
             fade[i] =
                 weigh(score + (size_t)i * FM_ATTEND_BLOCK, seen_by(a, i / a->heads, at_), a->scale, top + i, total + i, first);
         if (seen_by(a, 0, at_) == n) {
-            add_values(a, 0, a->rows, n, score, values, first ? NULL : fade);
+            add_values(a, 0, a->rows, at_, n, score, first ? NULL : fade, room);
             continue;
         }
         for (int32_t r = 0; r < a->rows; r++) /* the block of their own positions */
-            add_values(a, r, 1, seen_by(a, r, at_), score, values, first ? NULL : fade);
+            add_values(a, r, 1, at_, seen_by(a, r, at_), score, first ? NULL : fade, room);
     }
 }
 

@@ -80,7 +80,8 @@ static void chunk_products(const fm_delta *d, chunk *c, const float *total)
     int32_t n = d->n;
     turn_floats(d->k, d->qk_stride, n, d->key_dim, c->keys, FM_DELTA_CHUNK);
     for (int32_t p = 0; p < (n + LANES - 1) / LANES * LANES; p += STRIP) {
-        product kk = {d->k, c->keys + p, &c->kk[0][p], d->qk_stride, FM_DELTA_CHUNK, FM_DELTA_CHUNK, d->key_dim, NULL}, qk = kk;
+        product kk = {d->k, c->keys + p, &c->kk[0][p], d->qk_stride, FM_DELTA_CHUNK, FM_DELTA_CHUNK, d->key_dim, NULL, FM_F32, 0},
+                qk = kk;
         qk.a = d->q;
         qk.c = &c->qk[0][p];
         multiply(&kk, n);
@@ -109,10 +110,11 @@ static void chunk_solve(chunk *c, int32_t n)
     static const float one[SOLVED] = {1, 1, 1, 1, 1, 1, 1, 1};
     for (int32_t b = 0; b < n; b += SOLVED) {
         int32_t rows = n - b < SOLVED ? n - b : SOLVED;
-        product earlier = {c->kk[b], c->write, c->write + b * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, b, one};
+        product earlier = {c->kk[b], c->write, c->write + b * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, b, one, FM_F32, 0};
         multiply(&earlier, rows);
         for (int32_t i = b + 1; i < b + rows; i++) {
-            product own = {&c->kk[i][b], c->write + b * STRIP, c->write + i * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, i - b, one};
+            product own = {
+                &c->kk[i][b], c->write + b * STRIP, c->write + i * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, i - b, one, FM_F32, 0};
             multiply(&own, 1);
         }
     }
@@ -127,7 +129,7 @@ static void chunk_columns(const fm_delta *d, chunk *c, int32_t first, int32_t co
         for (int32_t v = 0; v < STRIP; v += LANES)
             store(state + r * STRIP + v, v < columns ? at(d->from + (size_t)r * wide, first + v, end) : (vf){0});
 
-    product seen = {d->k, state, c->write, d->qk_stride, STRIP, STRIP, dk, NULL}, read = seen;
+    product seen = {d->k, state, c->write, d->qk_stride, STRIP, STRIP, dk, NULL, FM_F32, 0}, read = seen;
     read.a = d->q;
     read.c = c->read;
     multiply(&seen, n);
@@ -141,13 +143,14 @@ static void chunk_columns(const fm_delta *d, chunk *c, int32_t first, int32_t co
     chunk_solve(c, n);
     for (int32_t b = 0; b < n; b += SOLVED) { /* what lies above the diagonal is 0 */
         int32_t rows = n - b < SOLVED ? n - b : SOLVED;
-        product add = {c->qk[b], c->write, c->read + b * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, b + rows, c->fade + b};
+        product add = {c->qk[b], c->write, c->read + b * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, b + rows, c->fade + b, FM_F32, 0};
         multiply(&add, rows);
     }
     float fade[TILE_ROWS];
     for (int32_t r = 0; r < TILE_ROWS; r++) fade[r] = c->fade[n - 1];
     for (int32_t r = 0; r < dk; r += TILE_ROWS) {
-        product next = {c->keys + r * FM_DELTA_CHUNK, c->write, state + r * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, n, fade};
+        product next = {
+            c->keys + r * FM_DELTA_CHUNK, c->write, state + r * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, n, fade, FM_F32, 0};
         multiply(&next, dk - r < TILE_ROWS ? dk - r : TILE_ROWS);
     }
     for (int32_t v = 0; v < columns; v += LANES) {

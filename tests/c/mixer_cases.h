@@ -60,8 +60,8 @@ static void attention_truth(const attention_case *c, int32_t row, int32_t head, 
     free(p);
 }
 
-/* All parts of the keys, merged. */
-static void run_attention(const fm_kernels *k, fm_attention a, float *out)
+/* All parts of the keys, merged; every part in one call or, `again`, going on after each two blocks. */
+static void run_attention(const fm_kernels *k, fm_attention a, bool again, float *out)
 {
     int32_t queries = a.rows * a.heads, end = a.position + a.rows;
     size_t floats = fm_attend_part(queries, a.head_dim), scratch = fm_attend_scratch(queries, a.head_dim);
@@ -70,7 +70,11 @@ static void run_attention(const fm_kernels *k, fm_attention a, float *out)
     for (a.first = 0; a.first < end; a.first += FM_ATTEND_PART) {
         a.last = end - a.first < FM_ATTEND_PART ? end : a.first + FM_ATTEND_PART;
         a.part = a.first ? next : sum;
-        k->attend(&a);
+        for (fm_attention go = a; go.first < a.last; go.first = go.last) {
+            if (again && a.last - go.first > 2 * FM_ATTEND_BLOCK) go.last = go.first + 2 * FM_ATTEND_BLOCK;
+            else go.last = a.last;
+            k->attend(&go);
+        }
         if (a.first) k->attend_merge(sum, next, queries, a.head_dim);
     }
     a.part = sum;
@@ -87,7 +91,7 @@ static void one_attention(const fm_kernels *k, fm_number kind, int32_t rows, int
     size_t cells = (size_t)rows * c.a.q_stride, n = (size_t)(heads * dim);
     float *out = guarded(cells), *alone = guarded(cells);
 
-    run_attention(k, c.a, out);
+    run_attention(k, c.a, false, out);
     CHECK(unharmed(out, cells));
     for (int32_t r = 0; r < rows; r++) {
         const float *got = out + (size_t)r * c.a.q_stride;
@@ -99,7 +103,7 @@ static void one_attention(const fm_kernels *k, fm_number kind, int32_t rows, int
         one.q += (size_t)r * c.a.q_stride;
         one.position += r;
         one.rows = 1;
-        run_attention(k, one, alone);
+        run_attention(k, one, r % 2 == 0, alone);
         CHECK_THAT(memcmp(alone, got, n * 4) == 0, "%s attend: row %d of %d depends on the others", k->name, r, rows);
         free(want);
     }

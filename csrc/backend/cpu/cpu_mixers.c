@@ -68,7 +68,7 @@ typedef struct {
     fm_attention a; /* what all pieces share; of kv head 0 */
     float *out;
     int32_t position, rows, tile_rows;
-    int32_t tile, parts, first_piece; /* where keys are split */
+    int32_t tile, first_piece, together; /* where keys are split: kv heads of one piece */
 } attend_job;
 
 /* Tile and kv head as the kernel takes them, but for its keys and its part. */
@@ -126,41 +126,54 @@ static void attend_piece(void *context, int32_t piece, int32_t worker)
     j->c->k->attend_end(&a, out);
 }
 
-/* One part of one kv head's keys. */
+/* One part of the keys, for one kv head or for all of them side by side: rows of the cache are read whole. */
 static void attend_split_piece(void *context, int32_t piece, int32_t worker)
 {
     const attend_job *j = context;
+    int32_t kv_heads = j->s->kv_heads, slot = (j->first_piece + piece) * j->together, first = slot / kv_heads * FM_ATTEND_PART;
     float *out;
-    int32_t number = j->first_piece + piece;
-    fm_attention a = attend_tile(j, j->tile, number / j->parts, &out);
-    attend_part(j, &a, number % j->parts, j->c->parts + (size_t)(piece + 1) * part_floats(&a), worker);
+    fm_attention a = attend_tile(j, j->tile, 0, &out);
+    int32_t end = a.position + a.rows;
+    if (end - first > FM_ATTEND_PART) end = first + FM_ATTEND_PART;
+
+    for (; first < end; first += 2 * FM_ATTEND_BLOCK)
+        for (int32_t i = 0; i < j->together; i++) {
+            a = attend_tile(j, j->tile, (slot + i) % kv_heads, &out);
+            a.first = first;
+            a.last = end - first < 2 * FM_ATTEND_BLOCK ? end : first + 2 * FM_ATTEND_BLOCK;
+            a.part = j->c->parts + (size_t)(kv_heads + piece * j->together + i) * part_floats(&a);
+            a.scratch = worker_scratch(j->c, worker);
+            j->c->k->attend(&a);
+        }
 }
 
-/* A tile whose keys are split: as many parts at once as there is room for, the first place keeps what is merged. */
-static void attend_split(attend_job *j, int32_t tile)
+/* A tile whose keys are split: as many parts at once as there is room for behind what is merged of each kv head. */
+static void attend_split(attend_job *j, int32_t tile, int32_t slots)
 {
     const fm_cpu *c = j->c;
-    float *out, *sum = c->parts;
+    float *out;
     fm_attention a = attend_tile(j, tile, 0, &out);
     size_t floats = part_floats(&a);
-    int32_t room = (int32_t)(c->parts_floats / floats) - 1;
+    int32_t kv_heads = j->s->kv_heads, parts = fm_pieces(a.position + a.rows, FM_ATTEND_PART);
     j->tile = tile;
-    j->parts = fm_pieces(a.position + a.rows, FM_ATTEND_PART);
+    j->together = parts >= 2 * c->threads ? kv_heads : 1;
 
-    int32_t pieces = j->parts * j->s->kv_heads;
+    int32_t pieces = parts * kv_heads / j->together, room = (slots - kv_heads) / j->together;
     for (j->first_piece = 0; j->first_piece < pieces; j->first_piece += room) {
         int32_t n = pieces - j->first_piece < room ? pieces - j->first_piece : room;
         fm_pool_run(c->pool, n, attend_split_piece, j);
-        for (int32_t i = 0; i < n; i++) {
-            int32_t part = (j->first_piece + i) % j->parts;
-            const float *next = c->parts + (size_t)(i + 1) * floats;
-            if (part == 0) memcpy(sum, next, floats * sizeof *sum);
+        for (int32_t i = 0; i < n * j->together; i++) {
+            int32_t slot = j->first_piece * j->together + i;
+            float *sum = c->parts + (size_t)(slot % kv_heads) * floats;
+            const float *next = c->parts + (size_t)(kv_heads + i) * floats;
+            if (slot < kv_heads) memcpy(sum, next, floats * sizeof *sum);
             else c->k->attend_merge(sum, next, a.rows * a.heads, a.head_dim);
-            if (part < j->parts - 1) continue;
-            a = attend_tile(j, tile, (j->first_piece + i) / j->parts, &out);
-            a.part = sum;
-            c->k->attend_end(&a, out);
         }
+    }
+    for (int32_t kv = 0; kv < kv_heads; kv++) {
+        a = attend_tile(j, tile, kv, &out);
+        a.part = c->parts + (size_t)kv * floats;
+        c->k->attend_end(&a, out);
     }
 }
 
@@ -180,13 +193,14 @@ void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm
         .head_dim = s->head_dim,
         .scale = s->scale,
     };
-    j.tile_rows = fm_cpu_tile_rows(j.a.heads);
+    j.tile_rows = q.rows == 1 ? 1 : fm_cpu_tile_rows(j.a.heads);
     int32_t tiles = fm_pieces(position % j.tile_rows + q.rows, j.tile_rows);
+    int32_t slots = (int32_t)(c->parts_floats / fm_attend_part(j.tile_rows * j.a.heads, s->head_dim));
 
-    if (position + q.rows <= FM_ATTEND_PART || tiles * s->kv_heads >= 4 * c->threads)
+    if (position + q.rows <= FM_ATTEND_PART || tiles * s->kv_heads >= 4 * c->threads || slots < 2 * s->kv_heads)
         fm_pool_run(c->pool, tiles * s->kv_heads, attend_piece, &j);
     else
-        for (int32_t t = 0; t < tiles; t++) attend_split(&j, t);
+        for (int32_t t = 0; t < tiles; t++) attend_split(&j, t, slots);
 }
 
 /* ---- gated delta net -------------------------------------------------------- */
