@@ -10,8 +10,9 @@ import pytest
 import flashmoe
 import tiny
 from conftest import tokens
-from flashmoe import _core
+from flashmoe import _core, reading
 from flashmoe.checkpoint import open_checkpoint
+from flashmoe.conversion import convert
 
 
 def core_model(path, **options) -> _core.Model:
@@ -61,6 +62,27 @@ def test_bits_do_not_depend_on_memory_threads_or_reads(quantised, monkeypatch, t
             read=read, read_split=split, read_threads=3,
         )  # fmt: skip
         assert np.array_equal(got, want), (slots, threads, rows, read)
+
+
+@pytest.mark.parametrize("way", reading.WAYS)
+def test_bits_do_not_depend_on_the_way_of_reading(quantised, tmp_path, way):
+    """With the fewest slots nearly every pick is read anew, in parts or as whole records."""
+    ids = tokens(200)
+    with flashmoe.Model(quantised) as model:
+        fewest = model.info()["min_expert_slots"]
+    want = run(quantised, ids, 12, threads=1, prefill_rows=256)
+    convert(quantised, tmp_path / "packed", progress=False)
+    for path, split, in_flight in itertools.product(
+        (quantised, tmp_path / "packed"), reading.SPLITS, (1, 5)
+    ):
+        try:
+            got = run(
+                path, ids, 12, expert_slots=fewest, threads=2, prefill_rows=64,
+                read=way, read_split=split, read_threads=in_flight,
+            )  # fmt: skip
+        except flashmoe.UnsupportedModelError as error:
+            pytest.skip(str(error))
+        assert np.array_equal(got, want), (path.name, split, in_flight)
 
 
 def test_a_shared_budget_squeezes_the_slots_not_the_answer(quantised):

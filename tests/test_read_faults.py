@@ -23,12 +23,12 @@ from flashmoe import BudgetError, ExpertReadError, Generator, IntegrityError, Mo
 
 shim = ctypes.CDLL(None)
 NOTHING, IO_ERROR, END_OF_FILE, NO_MEMORY, INTERRUPTED, SHORT, BIT_FLIP = range(7)
-path, step = flashmoe.demo_model_path(), int(sys.argv[1])
+path, step, read = flashmoe.demo_model_path(), int(sys.argv[1]), sys.argv[2]
 
 def smallest():
     for budget in range(3_000_000, 40_000_000, 200_000):
         try:
-            return Model(path, memory=budget, threads=1)
+            return Model(path, memory=budget, threads=1, read=read)
         except BudgetError:
             pass
 
@@ -87,11 +87,12 @@ print(cases, "faults")
 """
 
 
-def test_every_read_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", ["buffered", "direct"])
+def test_every_read_fails(tmp_path: Path, read: str) -> None:
     library = tmp_path / "shim.so"
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SHIM)], check=True)
     done = subprocess.run(
-        [sys.executable, "-c", SWEEP, os.environ.get("FLASHMOE_FAULT_STEP", "29")],
+        [sys.executable, "-c", SWEEP, os.environ.get("FLASHMOE_FAULT_STEP", "29"), read],
         env={**os.environ, "LD_PRELOAD": str(library)},
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@
 
 #include "base/memory.h"
 
-#define SMALL ((uint32_t)128 << 10) /* unaligned reads below this go through the page cache, even beside direct ones */
+#define SMALL ((uint32_t)128 << 10) /* shorter parts that start inside a page come through the page cache */
 #define MOST ((size_t)1 << 30)      /* of one pread: Linux stops at 2 GiB - 4 KiB, macOS refuses 2 GiB */
 
 fm_status fm_read_ended(const fm_file *file, size_t wanted, uint64_t from, size_t got, int error, fm_error *err)
@@ -62,7 +62,7 @@ fm_status fm_span_of(const fm_file *file, const fm_read *r, fm_bounce *own, fm_s
     bool aligned = !skip && room == r->bytes && (uintptr_t)r->to % FM_PAGE == 0;
 
     *out = (fm_span){file->direct, r->to, r->from, r->bytes, r->bytes, 0};
-    if (file->direct < 0 || (!aligned && r->bytes < SMALL)) out->fd = file->buffered;
+    if (file->direct < 0 || (skip && r->bytes < SMALL)) out->fd = file->buffered;
     if (aligned || out->fd == file->buffered) return FM_OK;
     if (own->bytes < room) {
         void *block;

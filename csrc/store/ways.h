@@ -23,7 +23,7 @@ typedef struct {
 const fm_read_way *fm_read_way_of(fm_read_kind kind);
 
 /* What a read around the page cache asks of the file: whole pages, into `r->to` itself where everything is aligned.
- * A short unaligned one, such as the scales of a checkpoint opened in place, takes the page cache all the same: it
+ * A short one inside pages, such as the scales of a checkpoint opened in place, takes the page cache all the same: it
  * needs no buffer, and such parts together are small enough to stay in the cache, which saves most of the requests. */
 typedef struct {
     int fd;
