@@ -73,23 +73,39 @@ void fm_numbers_encode(fm_number kind, const float *from, int32_t n, void *to)
 }
 
 /* NaN and infinity have every exponent bit set. Counted first: the common case is one pass without a branch. */
+/* Whether every number has an exponent below the one of infinity. Without a way out of the loops, so that they become vectors. */
+static bool finite_halves(const uint8_t *at, size_t n, uint16_t mask)
+{
+    uint16_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, at + 2 * i, 2);
+        bad |= (uint16_t)((half & mask) == mask);
+    }
+    return !bad;
+}
+
+static bool finite_words(const uint8_t *at, size_t n, uint32_t mask)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t word;
+        memcpy(&word, at + 4 * i, 4);
+        bad |= (uint32_t)((word & mask) == mask);
+    }
+    return !bad;
+}
+
 bool fm_numbers_finite(fm_number kind, const void *from, size_t n, size_t *where)
 {
+    uint16_t mask = kind == FM_F16 ? 0x7c00 : 0x7f80;
+    if (kind == FM_F32 ? finite_words(from, n, 0x7f800000) : finite_halves(from, n, mask)) return true;
     const uint8_t *at = from;
-    uint32_t mask = kind == FM_F16 ? 0x7c00u : 0x7f80u, bad = 0;
     size_t step = fm_number_size(kind), top = step - 2; /* the two bytes that hold sign and exponent */
-
-    for (size_t i = 0; i < n; i++) {
+    for (*where = 0; *where + 1 < n; ++*where) {
         uint16_t high;
-        memcpy(&high, at + i * step + top, 2);
-        bad |= (high & mask) == mask;
+        memcpy(&high, at + *where * step + top, 2);
+        if ((high & mask) == mask) break;
     }
-    if (!bad) return true;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t high;
-        memcpy(&high, at + i * step + top, 2);
-        *where = i;
-        if ((high & mask) == mask) return false;
-    }
-    return true;
+    return false;
 }

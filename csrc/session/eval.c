@@ -102,10 +102,9 @@ static fm_status finish(const fm_step *s, fm_error *err)
 
 static fm_status all_finite(const float *x, size_t n, const char *what, fm_error *err)
 {
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(x[i]))
-            return fm_fail(err, FM_NUMERIC, "%s %zu is not finite; if weights are sound, try kv_dtype=\"bf16\"", what, i);
-    return FM_OK;
+    size_t i;
+    if (fm_numbers_finite(FM_F32, x, n, &i)) return FM_OK;
+    return fm_fail(err, FM_NUMERIC, "%s %zu is not finite; if weights are sound, try kv_dtype=\"bf16\"", what, i);
 }
 
 /* The last activations of every part. */
