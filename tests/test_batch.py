@@ -232,7 +232,10 @@ def test_two_threads_may_take_the_same_sessions(path):
             _core.eval_together(order, [tokens(1)] * 3, [none] * 3)
             order[0].reset()
 
-    threads = [threading.Thread(target=work, args=(o,)) for o in (sessions, sessions[::-1])]
+    threads = [
+        threading.Thread(target=work, args=(order,), daemon=True)
+        for order in (sessions, sessions[::-1])
+    ]
     for t in threads:
         t.start()
     for t in threads:
@@ -344,7 +347,9 @@ def test_sequences_without_memory_wait(speaking, size, monkeypatch):
     with squeezed(speaking, 2 * 256 + 60, sessions=2) as model:
         want = one_by_one(model, greedy, max_tokens=10)
         watch = Watch(monkeypatch)
-        got = Generator(model, greedy[0]).generate_batch(PROMPTS, max_tokens=10, batch_size=size)
+        generator = Generator(model, greedy[0])
+        generator.generate("hello", max_tokens=2)  # what it holds between calls, a batch may use
+        got = generator.generate_batch(PROMPTS, max_tokens=10, batch_size=size)
         same(got, want)
         assert watch.most == 2 if size else watch.most in (1, 2)
         info = model.info()
