@@ -1,4 +1,5 @@
-/* Whole evals on a tiny model made here: the same bits however it runs, all or nothing when a read fails, every refusal. */
+/* Whole evals on a tiny model made here: the same bits however it runs and with whom, all or nothing when a read fails,
+ * every refusal. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -233,6 +234,58 @@ static void test_read_failures(const float *want)
     free(got);
 }
 
+enum { SESSIONS = 3, STEPS = 2 };
+static const int32_t rows_of[STEPS][SESSIONS] = {{64, 20, 40}, {1, 1, 24}};
+
+/* The next rows of three sessions at different places, and where the last row's logits go. */
+static void next_rows(fm_session *const *s, int step, int32_t (*ids)[64], float *out, fm_append *part)
+{
+    for (int i = 0; i < SESSIONS; i++) {
+        int32_t n = rows_of[step][i];
+        for (int r = 0; r < n; r++) ids[i][r] = token(fm_session_position(s[i]) + r);
+        part[i] = (fm_append){s[i], ids[i], n, out + (size_t)i * VOCAB, 1};
+    }
+}
+
+/* Together, while any read may fail: the bits of each alone, and after a failure all are where they were. */
+static void test_together(void)
+{
+    float want[STEPS][SESSIONS * VOCAB], got[SESSIONS * VOCAB];
+    fm_model_options o = {.threads = 2, .expert_slots = K, .prefill_rows = 128, .kv = FM_KV_F32, .read_threads = 2};
+    fm_model *m = open_model(&o);
+    fm_session *s[SESSIONS];
+    fm_append part[SESSIONS];
+    fm_error err = {0};
+    int32_t ids[SESSIONS][64], at_fault = 0, failed = 0;
+
+    for (int i = 0; i < SESSIONS; i++) CHECK(fm_session_open(m, &s[i], &err) == FM_OK);
+    for (int step = 0; step < STEPS; step++) {
+        next_rows(s, step, ids, want[step], part);
+        for (int i = 0; i < SESSIONS; i++) CHECK(fm_sessions_eval(&part[i], 1, NULL, &err) == FM_OK);
+    }
+    for (int at = 0; at < 60; at++) {
+        for (int i = 0; i < SESSIONS; i++) fm_session_reset(s[i]);
+        for (int step = 0; step < STEPS; step++) {
+            next_rows(s, step, ids, got, part);
+            atomic_store(&calls, 0);
+            atomic_store(&fail_at, at);
+            fm_status status = fm_sessions_eval(part, SESSIONS, &at_fault, &err);
+            atomic_store(&fail_at, -1);
+            if (status != FM_OK) {
+                failed++;
+                CHECK(status == FM_IO && at_fault == -1 && strstr(err.message, "expert"));
+                for (int i = 0; i < SESSIONS; i++) CHECK(fm_session_position(s[i]) == (step ? rows_of[0][i] : 0));
+                CHECK(fm_sessions_eval(part, SESSIONS, NULL, &err) == FM_OK);
+            }
+            CHECK_THAT(memcmp(got, want[step], sizeof got) == 0, "read %d, step %d", at, step);
+        }
+        CHECK(fm_session_position(s[0]) == 65 && fm_session_position(s[1]) == 21 && fm_session_position(s[2]) == 64);
+    }
+    CHECK(failed > 20);
+    for (int i = 0; i < SESSIONS; i++) fm_session_close(s[i]);
+    CHECK(fm_model_close(m) == FM_OK);
+}
+
 static void *cancel_soon(void *session)
 {
     usleep(3000);
@@ -301,6 +354,7 @@ int main(void)
     one_way(&o, 64, want);
     test_ways(want);
     test_read_failures(want);
+    test_together();
     test_refusals();
     free(want);
     char path[128];
