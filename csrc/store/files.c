@@ -98,7 +98,7 @@ void fm_files_expect_random(const fm_file *files, int32_t n)
 {
 #ifdef POSIX_FADV_RANDOM
     for (int32_t i = 0; i < n; i++) posix_fadvise(files[i].buffered, 0, 0, POSIX_FADV_RANDOM);
-#elif defined(F_RDAHEAD)
+#else
     for (int32_t i = 0; i < n; i++) fcntl(files[i].buffered, F_RDAHEAD, 0);
 #endif
 }
@@ -107,6 +107,9 @@ void fm_files_drop_cache(const fm_file *files, int32_t n)
 {
 #ifdef POSIX_FADV_DONTNEED
     for (int32_t i = 0; i < n; i++) posix_fadvise(files[i].buffered, 0, 0, POSIX_FADV_DONTNEED);
+#else
+    (void)files; /* macOS has no such call */
+    (void)n;
 #endif
 }
 

@@ -115,13 +115,16 @@ static fm_status read_mapped(const fm_file *file, const fm_read *r, fm_bounce *o
 #ifdef __linux__
 static fm_status read_populated(const fm_file *file, const fm_read *r, fm_bounce *own, fm_error *err)
 {
-    size_t skip = (size_t)(r->from % (uint64_t)sysconf(_SC_PAGESIZE));
+    size_t skip = (size_t)(r->from % (uint64_t)sysconf(_SC_PAGESIZE)), room = skip + r->bytes;
+    uint8_t *first = file->map + (r->from - skip);
     FM_TRY(still_there(file, r, err));
-    while (madvise(file->map + (r->from - skip), skip + r->bytes, FM_POPULATE_READ) != 0) {
+    while (madvise(first, room, FM_POPULATE_READ) != 0) {
         if (errno == EINTR) continue;
         return fm_read_ended(file, r->bytes, r->from, 0, errno == EFAULT ? EIO : errno, err);
     }
-    return read_mapped(file, r, own, err);
+    fm_status status = read_mapped(file, r, own, err);
+    madvise(first, room, MADV_DONTNEED); /* the pages stay in the cache, but no longer count as this process's */
+    return status;
 }
 #else
 #define read_populated read_mapped /* never reached: fm_files_open refuses this way */
