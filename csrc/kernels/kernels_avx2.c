@@ -128,53 +128,167 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
 
 /* ---- affine weights times int8 activations ------------------------------------------------ */
 
-/* Eight sums of four products each. Sums of two 8-bit codes would saturate, so these are widened first. */
-static inline __m256i products(__m256i codes, __m256i q, bool wide)
+#define TILE 4 /* rows of x whose sums are built at once */
+
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+
+static inline __m128i load_16(const uint8_t *p)
 {
-    if (!wide) return _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), _mm256_set1_epi16(1));
-    __m256i low =
-        _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(codes)), _mm256_cvtepi8_epi16(_mm256_castsi256_si128(q)));
-    __m256i high = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_extracti128_si256(codes, 1)),
-                                     _mm256_cvtepi8_epi16(_mm256_extracti128_si256(q, 1)));
-    return _mm256_add_epi32(low, high);
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
 }
 
-/* Blocks [block, block + blocks) of one weight row against `n` rows of x; n is a constant where it is inlined. */
-static inline __attribute__((always_inline)) void row_q8(const fm_matrix *w, const unpacker *u, int32_t row, int32_t block,
-                                                         int32_t blocks, const fm_rows *x, int32_t r, int32_t n,
-                                                         const float *scale, const float *bias, float *out, size_t out_stride)
+static inline __m128i load_8(const uint8_t *p)
 {
-    bool wide = w->quant.bits == 8;
-    const uint8_t *end = w->weight + (size_t)w->rows * (size_t)w->cols / 8 * (size_t)w->quant.bits;
-    __m256 sum[4];
-    float offset[4];
-    const uint8_t *codes = w->weight + ((size_t)row * (size_t)w->cols + (size_t)block * FM_Q8_BLOCK) / 8 * (size_t)w->quant.bits;
+    return _mm_loadl_epi64((const __m128i *)(const void *)p);
+}
 
-    for (int32_t k = 0; k < n; k++) {
-        const float *xm = x->sum + (size_t)(r + k) * x->block_stride + block;
-        sum[k] = _mm256_setzero_ps();
-        offset[k] = dot(bias, xm, blocks);
+static inline __m128i load_12(const uint8_t *p)
+{
+    int32_t last;
+    memcpy(&last, p + 8, sizeof last);
+    return _mm_insert_epi32(load_8(p), last, 2);
+}
+
+/* t[i] holds words 0-3 of row i and of row i + 4. */
+static inline __attribute__((always_inline)) void turn_words(const __m256i t[4], vu v[4])
+{
+    __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
+    __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
+    v[0] = (vu)_mm256_unpacklo_epi64(a, c);
+    v[1] = (vu)_mm256_unpackhi_epi64(a, c);
+    v[2] = (vu)_mm256_unpacklo_epi64(b, d);
+    v[3] = (vu)_mm256_unpackhi_epi64(b, d);
+}
+
+static inline __attribute__((always_inline)) void turn(const uint8_t *const *row, size_t at_, vu v[4])
+{
+    __m256i t[4];
+    for (int32_t i = 0; i < 4; i++) t[i] = _mm256_set_m128i(load_16(row[i + 4] + at_), load_16(row[i] + at_));
+    turn_words(t, v);
+}
+
+static inline __attribute__((always_inline)) void turn_8(const uint8_t *const *row, size_t at_, vu v[2])
+{
+    __m128i t[4];
+    for (int32_t i = 0; i < 4; i++) t[i] = _mm_unpacklo_epi32(load_8(row[2 * i] + at_), load_8(row[2 * i + 1] + at_));
+    __m256i a = _mm256_set_m128i(t[2], t[0]), b = _mm256_set_m128i(t[3], t[1]);
+    v[0] = (vu)_mm256_unpacklo_epi64(a, b);
+    v[1] = (vu)_mm256_unpackhi_epi64(a, b);
+}
+
+static inline __attribute__((always_inline)) void turn_12(const uint8_t *const *row, size_t at_, vu v[4])
+{
+    const __m256i thirds = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, -1, -1, -1, -1));
+    __m256i t[4];
+    for (int32_t i = 0; i < 4; i++)
+        t[i] = _mm256_shuffle_epi8(_mm256_set_m128i(load_12(row[i + 4] + at_), load_12(row[i] + at_)), thirds);
+    turn_words(t, v);
+}
+
+static inline vf f16_lanes(vu v)
+{
+    __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)v, (__m256i)v), 0x08);
+    return (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+}
+
+static inline vf fma_v(vf a, vf b, vf c)
+{
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+
+static inline __attribute__((always_inline)) void arrange(int32_t bits, const int8_t *from, int8_t *to)
+{
+    const __m128i by_2 = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    const __m128i by_4 = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m128i by_8 = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    __m128i a = _mm_loadu_si128((const __m128i *)(const void *)from);
+    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(from + 16));
+    if (bits == 2 || bits == 3 || bits == 4) {
+        __m128i order = bits == 4 ? by_2 : bits == 2 ? by_4 : by_8;
+        a = _mm_shuffle_epi8(a, order);
+        b = _mm_shuffle_epi8(b, order);
     }
-    for (int32_t i = 0; i < blocks; i++, codes += 4 * (size_t)w->quant.bits) {
-        __m256i c = unpack_32(u, codes, end - codes >= 32);
-        for (int32_t k = 0; k < n; k++) {
-            size_t row_at = (size_t)(r + k), col = (size_t)(block + i);
-            const int8_t *q = x->q + row_at * x->q_stride + col * FM_Q8_BLOCK;
-            __m256i d = products(c, _mm256_loadu_si256((const __m256i *)(const void *)q), wide);
-            __m256 s = _mm256_set1_ps(scale[i] * x->scale[row_at * x->block_stride + col]);
-            sum[k] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), s, sum[k]);
-        }
+    if (bits == 3) {
+        __m128i low = _mm_unpacklo_epi16(a, b);
+        b = _mm_unpackhi_epi16(a, b);
+        a = low;
     }
-    for (int32_t k = 0; k < n; k++) {
-        float *to = out + (size_t)(r + k) * out_stride + row, s = sum_lanes((vf)sum[k]) + offset[k];
-        *to = block ? *to + s : s;
+    _mm_storeu_si128((__m128i *)(void *)to, a);
+    _mm_storeu_si128((__m128i *)(void *)(to + 16), b);
+}
+
+#ifdef __AVXVNNI__
+#define PLANES(bits) 1
+
+static inline __m256i add_products(__m256i sum, __m256i codes, __m256i four)
+{
+    return _mm256_dpbusd_avx_epi32(sum, codes, four);
+}
+
+static inline __m256i whole(__m256i sum, int32_t plane)
+{
+    (void)plane;
+    return sum;
+}
+#else
+/* Codes below 16: a block's 8 sums of two products stay below 8 * 2 * 15 * 127 = 30480 and fit 16 bits. */
+#define PLANES(bits) ((bits) > 4 ? 2 : 1)
+
+static inline __m256i add_products(__m256i sum, __m256i codes, __m256i four)
+{
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, four));
+    __asm__("" : "+x"(sum)); /* or gcc turns a block's sums into trees that no longer fit the registers */
+    return sum;
+}
+
+static inline __m256i whole(__m256i sum, int32_t plane)
+{
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(plane ? 16 : 1));
+}
+#endif
+
+static inline void pack(vu *v, int32_t n)
+{
+    (void)v, (void)n;
+}
+
+/* dot[p][k] = 32 columns of panel p times those of row k of x: exact. */
+static inline __attribute__((always_inline)) void dots(const vu *codes, bool packed, int32_t panels, int32_t planes,
+                                                       const int8_t *x, size_t x_stride, int32_t n, vi dot[2][TILE])
+{
+    (void)packed;
+    for (int32_t plane = 0; plane < planes; plane++) {
+        __m256i sum[2][TILE];
+        for (int32_t p = 0; p < panels; p++)
+            for (int32_t k = 0; k < n; k++) sum[p][k] = _mm256_setzero_si256();
+        for (int32_t i = 0; i < 8; i++)
+            for (int32_t k = 0; k < n; k++) {
+                int32_t word;
+                memcpy(&word, x + (size_t)k * x_stride + 4 * i, sizeof word);
+                __m256i four = _mm256_set1_epi32(word);
+                for (int32_t p = 0; p < panels; p++)
+                    sum[p][k] = add_products(sum[p][k], (__m256i)codes[(p * planes + plane) * 8 + i], four);
+            }
+        for (int32_t p = 0; p < panels; p++)
+            for (int32_t k = 0; k < n; k++) {
+                vi d = (vi)whole(sum[p][k], plane);
+                dot[p][k] = plane ? dot[p][k] + d : d;
+            }
     }
 }
 
-#include "kernels/matmul_q8.h"
+#include "kernels/matmul_lanes.h"
 
-const fm_kernels fm_kernels_avx2 = {
-    .name = "avx2",
+#ifdef __AVXVNNI__
+#define TABLE fm_kernels_avxvnni
+#define NAME "avxvnni"
+#else
+#define TABLE fm_kernels_avx2
+#define NAME "avx2"
+#endif
+
+const fm_kernels TABLE = {
+    .name = NAME,
     .q8 = true,
 #define KERNEL(name, ret, params) .name = name,
 #include "kernels/kernels.def"

@@ -7,32 +7,39 @@
 
 extern const fm_kernels fm_kernels_ref;
 
-/* The tables of this build, best first, and how many of the best this CPU lacks. */
+/* Tables a CPU can run, best first. */
+typedef const fm_kernels *const table_list[5];
+
 #if defined(FM_HAVE_X86)
 #include <cpuid.h>
 
-extern const fm_kernels fm_kernels_avx512, fm_kernels_avx2;
-static const fm_kernels *const all[] = {&fm_kernels_avx512, &fm_kernels_avx2, &fm_kernels_ref, NULL};
+extern const fm_kernels fm_kernels_avx512, fm_kernels_avxvnni, fm_kernels_avx2;
 
 /* Asked of the CPU itself: __builtin_cpu_supports answers no to everything where zig's runtime is linked. */
-static int lacking(void)
+const fm_kernels *const *fm_kernels_available(void)
 {
+    static table_list none = {&fm_kernels_ref, NULL};
+    static table_list avx2[2][2] = {
+        {{&fm_kernels_avx2, &fm_kernels_ref, NULL}, {&fm_kernels_avxvnni, &fm_kernels_avx2, &fm_kernels_ref, NULL}},
+        {{&fm_kernels_avx512, &fm_kernels_avx2, &fm_kernels_ref, NULL},
+         {&fm_kernels_avx512, &fm_kernels_avxvnni, &fm_kernels_avx2, &fm_kernels_ref, NULL}},
+    };
     uint32_t eax, ebx, ecx, edx, states, high;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return 2;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return none;
     const uint32_t leaf1 = bit_FMA | bit_F16C | bit_AVX | bit_OSXSAVE;
-    if ((ecx & leaf1) != leaf1) return 2;
+    if ((ecx & leaf1) != leaf1) return none;
     __asm__("xgetbv" : "=a"(states), "=d"(high) : "c"(0));
     (void)high;
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return 2;
-    if ((states & 0x06) != 0x06 || !(ebx & bit_AVX2)) return 2; /* the system saves ymm */
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return none;
+    if ((states & 0x06) != 0x06 || !(ebx & bit_AVX2)) return none; /* the system saves ymm */
     const uint32_t leaf7b = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     const uint32_t leaf7c = bit_AVX512VNNI | bit_AVX512VBMI;
     bool avx512 = (states & 0xe6) == 0xe6 && (ebx & leaf7b) == leaf7b && (ecx & leaf7c) == leaf7c;
-    return avx512 ? 0 : 1;
+    bool vnni = eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && eax & 1u << 4; /* AVX-VNNI */
+    return avx2[avx512][vnni];
 }
 #elif defined(FM_HAVE_NEON)
 extern const fm_kernels fm_kernels_neon;
-static const fm_kernels *const all[] = {&fm_kernels_neon, &fm_kernels_ref, NULL};
 
 #ifdef __linux__
 #include <sys/auxv.h>
@@ -46,19 +53,19 @@ static int lacking(void)
     return 0; /* every Apple chip with an M has them */
 }
 #endif
-#else
-static const fm_kernels *const all[] = {&fm_kernels_ref, NULL};
-
-static int lacking(void)
-{
-    return 0;
-}
-#endif
 
 const fm_kernels *const *fm_kernels_available(void)
 {
+    static table_list all = {&fm_kernels_neon, &fm_kernels_ref, NULL};
     return all + lacking();
 }
+#else
+const fm_kernels *const *fm_kernels_available(void)
+{
+    static table_list all = {&fm_kernels_ref, NULL};
+    return all;
+}
+#endif
 
 fm_status fm_kernels_select(const fm_kernels **out, fm_error *err)
 {
