@@ -112,8 +112,28 @@ static void one_attention(const fm_kernels *k, fm_number kind, int32_t rows, int
     free_attention(c);
 }
 
+/* What a later row keeps, were it infinite, is not seen by the rows before it. */
+static void later_rows_are_unseen(const fm_kernels *k)
+{
+    enum { ROWS = 8, DIM = 32, KEYS = 100 };
+    attention_case c = make_attention(FM_F32, ROWS, 2, DIM, KEYS);
+    free((void *)(uintptr_t)c.a.keys);
+    free((void *)(uintptr_t)c.a.values);
+    size_t cells = ROWS * c.a.q_stride, last = (KEYS - 1) * c.a.stride;
+    float *out = guarded(cells);
+    for (size_t i = last; i < last + DIM; i++) c.key[i] = c.value[i] = INFINITY;
+    c.a.keys = c.key, c.a.values = c.value; /* as bytes they are the same */
+    run_attention(k, c.a, false, out);
+    for (size_t r = 0; r < ROWS; r++) CHECK(isfinite(out[r * c.a.q_stride]) == (r < ROWS - 1));
+    free(out);
+    free(c.q);
+    free(c.key);
+    free(c.value);
+}
+
 static void test_attend(const fm_kernels *k)
 {
+    later_rows_are_unseen(k);
     static const int32_t at[] = {1, 2, 63, 64, 65, 128, 129, 200, 500, 1024, 1025, 2090};
     for (int32_t kind = 0; kind < 3; kind++)
         for (int32_t i = 0; i < 12; i++) {
