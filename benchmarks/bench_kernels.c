@@ -79,19 +79,27 @@ static void matmul(const fm_kernels *k, fm_quant quant, const float *x)
 /* The shapes of Qwen3.5-35B-A3B: 16 query heads share 2 kv heads of 256; 32 delta heads of 128 x 128. */
 enum { HEADS = 8, KV_HEADS = 2, DIM = 256, Q = KV_HEADS * HEADS * DIM, STATE = 128, WIDTH = 8192 };
 
-/* All rows against all keys up to their own, part by part. */
-static void attend_tile(const fm_kernels *k, fm_attention a, float *next, float *out)
+/* All rows of both kv heads against all keys up to their own, two blocks of both at a time. */
+static void attend_tile(const fm_kernels *k, fm_attention a, float *part, float *out)
 {
-    float *sum = a.part;
-    int32_t end = a.position + a.rows;
-    for (a.first = 0; a.first < end; a.first += FM_ATTEND_PART) {
-        a.last = end - a.first < FM_ATTEND_PART ? end : a.first + FM_ATTEND_PART;
-        a.part = a.first ? next : sum;
-        k->attend(&a);
-        if (a.first) k->attend_merge(sum, next, a.rows * a.heads, a.head_dim);
+    int32_t end = a.position + a.rows, queries = a.rows * a.heads;
+    size_t floats = fm_attend_part(queries, a.head_dim);
+    for (a.first = 0; a.first < end; a.first = a.last) {
+        a.last = end - a.first < 2 * FM_ATTEND_BLOCK ? end : a.first + 2 * FM_ATTEND_BLOCK;
+        bool begun = a.first >= FM_ATTEND_PART, ends = a.last == end || a.last % FM_ATTEND_PART == 0;
+        for (int32_t head = 0; head < KV_HEADS; head++) {
+            fm_attention one = a;
+            one.q += head * HEADS * DIM;
+            one.keys = (const uint16_t *)a.keys + head * DIM;
+            one.values = (const uint16_t *)a.values + head * DIM;
+            float *sum = part + 2 * (size_t)head * floats, *next = sum + floats;
+            one.part = begun ? next : sum;
+            k->attend(&one);
+            if (begun && ends) k->attend_merge(sum, next, queries, a.head_dim);
+            one.part = sum;
+            if (a.last == end) k->attend_end(&one, out + head * HEADS * DIM);
+        }
     }
-    a.part = sum;
-    k->attend_end(&a, out);
 }
 
 static void attend(const fm_kernels *k, const float *x, int32_t rows, int32_t keys)
@@ -102,35 +110,29 @@ static void attend(const fm_kernels *k, const float *x, int32_t rows, int32_t ke
     for (size_t i = MOST * COLS; i < 2 * cells; i++) kv[i] = kv[i % (MOST * COLS)];
     float *out = room((size_t)rows * Q * sizeof *out);
     float *scratch = room(fm_attend_scratch((int32_t)queries, DIM) * sizeof *scratch);
-    float *part = room(fm_attend_part((int32_t)queries, DIM) * sizeof *part),
-          *next = room(fm_attend_part((int32_t)queries, DIM) * sizeof *next);
+    float *part = room(2 * KV_HEADS * fm_attend_part((int32_t)queries, DIM) * sizeof *part);
     double best = 1e9;
     for (int t = 0; t < TRIES; t++) {
         double start = now();
-        for (int32_t head = 0; head < KV_HEADS; head++) {
-            fm_attention a = {x + head * HEADS * DIM,
-                              Q,
-                              kv + head * DIM,
-                              kv + cells + head * DIM,
-                              KV_HEADS * DIM,
-                              FM_F16,
-                              rows,
-                              HEADS,
-                              DIM,
-                              keys - rows,
-                              0,
-                              0,
-                              0.0625f,
-                              part,
-                              scratch};
-            attend_tile(k, a, next, out + head * HEADS * DIM);
-        }
+        fm_attention a = {.q = x,
+                          .q_stride = Q,
+                          .keys = kv,
+                          .values = kv + cells,
+                          .stride = KV_HEADS * DIM,
+                          .kind = FM_F16,
+                          .rows = rows,
+                          .heads = HEADS,
+                          .head_dim = DIM,
+                          .position = keys - rows,
+                          .scale = 0.0625f,
+                          .scratch = scratch};
+        attend_tile(k, a, part, out);
         double took = now() - start;
         best = took < best ? took : best;
     }
     printf("%-7s attend f16, %d rows, %5d keys  %8.1f us a row, %6.2f GB/s %8.2f GFLOP/s\n", k->name, (int)rows, (int)keys,
            best * 1e6 / rows, 4.0 * (double)cells / best * 1e-9, 4.0 * Q * keys * rows / best * 1e-9);
-    free(kv), free(out), free(scratch), free(part), free(next);
+    free(kv), free(out), free(scratch), free(part);
 }
 
 /* `heads` value heads, so many that their states come from memory or so few that they do not, `rows` rows each. */

@@ -57,8 +57,8 @@ static inline void dot_band(const float (*w)[DECODED], const float *x, int32_t n
     for (int32_t i = 0; i < n; i += 2 * LANES) {
         vf a = load(x + i), b = load(x + i + LANES);
         for (int32_t k = 0; k < BAND; k++) {
-            s[k] += load(w[k] + i) * a;
-            t[k] += load(w[k] + i + LANES) * b;
+            s[k] = fma_v(load(w[k] + i), a, s[k]);
+            t[k] = fma_v(load(w[k] + i + LANES), b, t[k]);
         }
     }
     for (int32_t k = 0; k < BAND; k++) to[k] = sum_lanes(s[k] + t[k]);

@@ -106,16 +106,16 @@ static inline vf exp_v(vf x)
 {
     const float low = -87.0f, high = 88.0f, magic = 12582912.0f;
     vf y = pick(x < low, splat(low), pick(x > high, splat(high), x));
-    vf t = y * 1.44269504f + magic;
+    vf t = fma_v(y, splat(1.44269504f), splat(magic));
     vf n = t - magic;
-    vf r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    vf r = fma_v(n, splat(2.12194440e-4f), fma_v(n, splat(-0.693359375f), y));
     vf p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    p = fma_v(p, r, splat(1.3981999507e-3f));
+    p = fma_v(p, r, splat(8.3334519073e-3f));
+    p = fma_v(p, r, splat(4.1665795894e-2f));
+    p = fma_v(p, r, splat(1.6666665459e-1f));
+    p = fma_v(p, r, splat(5.0000001201e-1f));
+    p = fma_v(p * r, r, r) + 1.0f;
     vi power = ((vi)t - 0x4b400000) << 23; /* n, where a float keeps its exponent */
     vf e = (vf)((vi)p + power);
     e = pick(x < low, splat(0), e);
@@ -135,12 +135,12 @@ static float sum_of_squares(const float *x, int32_t n)
     int32_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
         vf p = load(x + i), q = load(x + i + LANES);
-        a += p * p;
-        b += q * q;
+        a = fma_v(p, p, a);
+        b = fma_v(q, q, b);
     }
     for (; i < n; i += LANES) {
         vf p = n - i >= LANES ? load(x + i) : load_some(x + i, n - i);
-        a += p * p;
+        a = fma_v(p, p, a);
     }
     return sum_lanes(a + b);
 }
@@ -193,7 +193,7 @@ static void gate(float *out, const float *x, const float *by, int32_t n)
 
 static void axpy(float *y, float a, const float *x, int32_t n)
 {
-    for (int32_t i = 0; i < n; i += LANES) put(y, i, n, at(y, i, n) + at(x, i, n) * a);
+    for (int32_t i = 0; i < n; i += LANES) put(y, i, n, fma_v(at(x, i, n), splat(a), at(y, i, n)));
 }
 
 static void rope(float *x, const float *cosine, const float *sine, int32_t half)
@@ -245,9 +245,9 @@ static float dot(const float *a, const float *b, int32_t n)
     vf s = {0}, t = {0};
     int32_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        s += load(a + i) * load(b + i);
-        t += load(a + i + LANES) * load(b + i + LANES);
+        s = fma_v(load(a + i), load(b + i), s);
+        t = fma_v(load(a + i + LANES), load(b + i + LANES), t);
     }
-    for (; i < n; i += LANES) s += at(a, i, n) * at(b, i, n);
+    for (; i < n; i += LANES) s = fma_v(at(a, i, n), at(b, i, n), s);
     return sum_lanes(s + t);
 }
