@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flashmoe.errors import ArgumentError
 from flashmoe.model import Model
@@ -192,14 +192,13 @@ def _checked(sampler: TokenChooser, vocab_size: int) -> TokenChooser:
 class Meter:
     """Fills the stats of one answer while it grows."""
 
-    def __init__(self, model: Model, prompt_tokens: int) -> None:
+    def __init__(self, info: Mapping[str, Any], prompt_tokens: int) -> None:
         """Start the clock of the call; that of the prompt starts with the first session.
 
         Args:
-            model: Which runs.
+            info: Of the model.
             prompt_tokens: Tokens of the prompt.
         """
-        info = model.info()
         self.stats = Stats(
             prompt_tokens=prompt_tokens,
             experts_per_token=info["experts_per_token"],

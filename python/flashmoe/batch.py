@@ -72,15 +72,15 @@ class _Sequence:
     session: _core.Session
     logits: NDArray[np.float32]
 
-    def __init__(self, model: Model, index: int, request: Request) -> None:
+    def __init__(self, model: Model, meter: Meter, index: int, request: Request) -> None:
         self.index = index
         self.ids = request.ids
         self.chunks: list[Chunk] = []
         self.position = 0
         self.most_tokens = min(self.ids.size + request.max_tokens, model.context_length)
-        self.meter = Meter(model, self.ids.size)
+        self.meter = meter
         self._answer = Answer(
-            model, self.ids, request.sampler, request.matcher, request.max_tokens, self.meter
+            model, self.ids, request.sampler, request.matcher, request.max_tokens, meter
         )
 
     @property
@@ -141,7 +141,10 @@ class Batch:
         """
         info = model.info()
         self._model = model
-        self._waiting = deque(_Sequence(model, i, request) for i, request in enumerate(requests))
+        self._waiting = deque(
+            _Sequence(model, Meter(info, request.ids.size), index, request)
+            for index, request in enumerate(requests)
+        )
         self._running: list[_Sequence] = []
         self._rows = int(info["prefill_rows"])
         self._size = min(size or self._rows, self._rows)

@@ -345,7 +345,7 @@ class Generator:
         import numpy as np
 
         session = self._fresh_session()
-        meter = Meter(self.model, ids.size)
+        meter = Meter(self.model.info(), ids.size)
         meter.attach(session)
         self.stats = meter.stats
         answer = Answer(self.model, ids, self.sampler, matcher, max_tokens, meter)
