@@ -286,8 +286,12 @@ def test_every_answer_is_the_one_it_gets_alone(speaking, size):
         Sampler(temperature=0, seed=7),
         *(Sampler(temperature=1.5, seed=i) for i in range(6)),
     ]
-    options = {"max_tokens": 20, "stop": ["e", "\u00ff"]}
+    options = {"max_tokens": 20}
     with Model(speaking) as model:
+        texts = [answer.text for answer in one_by_one(model, samplers, **options)]
+        ends = {c: sum(c in t for t in texts) for c in sorted(set("".join(texts)))}
+        most = max(n for n in ends.values() if n < len(texts))
+        options["stop"] = [next(c for c in ends if ends[c] == most)]  # ends many, but not all
         want = one_by_one(model, samplers, **options)
         ended = []
         got = Generator(model).generate_batch(
