@@ -174,6 +174,7 @@ def test_info_agrees_with_the_engine() -> None:
         assert told[name] == pytest.approx(info[name], rel=0.02)
     assert told["expert_bytes"] == pytest.approx(info["expert_bytes"], abs=4096)
     assert told["budgets"][0]["fits"] is True
+    assert told["reading"]["read"] == info["read"] and "experts" in told["reading"]["reason"]
     assert "tok/s at most" in run("info", "demo", "--disk", "3GB").stdout
 
 

@@ -22,9 +22,25 @@ static const char *const words[] = {"buffered", "direct", "populate", "mmap", "u
 static uint8_t *content; /* [SIZE], what is in the file */
 static atomic_int preads;
 
+/* A file system that refuses O_DIRECT when a file is opened, or not before it is read. */
+static enum { TAKES_DIRECT, REFUSES_OPEN, REFUSES_READ } file_system;
+
+int openat(int at, const char *name, int flags, ...)
+{
+    if (file_system == REFUSES_OPEN && flags & O_DIRECT) {
+        errno = EINVAL;
+        return -1;
+    }
+    return (int)syscall(SYS_openat, at, name, flags, 0);
+}
+
 ssize_t pread(int fd, void *to, size_t n, off_t from)
 {
     atomic_fetch_add(&preads, 1);
+    if (file_system == REFUSES_READ && fcntl(fd, F_GETFL) & O_DIRECT) {
+        errno = EINVAL;
+        return -1;
+    }
     return syscall(SYS_pread64, fd, to, n, from);
 }
 
@@ -458,6 +474,20 @@ static void test_way(const fm_file *file, fm_read_kind kind)
     if (kind == FM_READ_URING) test_refused_hand_ins(file);
 }
 
+/* Then the page cache is used, and told so. */
+static void test_no_direct_reads(fm_read_kind kind)
+{
+    uint64_t size = SIZE;
+    fm_file *file;
+
+    for (file_system = REFUSES_OPEN; file_system <= REFUSES_READ; file_system++) {
+        CHECK(fm_files_open(directory, &big, &size, 1, kind, &file, NULL) == FM_OK && !fm_files_direct(file, 1));
+        test_bytes(file, kind, 2, 3);
+        fm_files_close(file, 1);
+    }
+    file_system = TAKES_DIRECT;
+}
+
 int main(void)
 {
     uint64_t seed = 11, size = SIZE;
@@ -473,6 +503,7 @@ int main(void)
         fprintf(stderr, "%s: %s the page cache\n", words[kind], fm_files_direct(file, 1) ? "around" : "through");
         test_way(file, (fm_read_kind)kind);
         fm_files_close(file, 1);
+        if (kind == FM_READ_DIRECT || kind == FM_READ_URING) test_no_direct_reads((fm_read_kind)kind);
     }
     CHECK(fm_files_open(directory, &big, &size, 1, FM_READ_BUFFERED, &file, NULL) == FM_OK);
     test_pieces(file);
