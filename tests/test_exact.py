@@ -114,9 +114,10 @@ def test_a_shared_budget_squeezes_the_slots_not_the_answer(quantised):
 
 @pytest.mark.parametrize("table", _core.kernels())
 def test_bits_do_not_depend_on_how_keys_are_split(quantised, monkeypatch, table):
-    """Few rows split a long context over the threads, many rows do not; both merge its parts alike."""
+    """Few rows split a long context over the threads, many rows do not; both merge alike."""
     monkeypatch.setenv("FLASHMOE_KERNELS", table)
     ids = tokens(1100 if table == "ref" else 2300)
     want = run(quantised, ids, 3, threads=1, prefill_rows=512)
     for threads, rows in ((3, 64), (8, 512), (3, 320)):
-        assert np.array_equal(run(quantised, ids, 3, threads=threads, prefill_rows=rows), want), (threads, rows)
+        got = run(quantised, ids, 3, threads=threads, prefill_rows=rows)
+        assert np.array_equal(got, want), (threads, rows)
