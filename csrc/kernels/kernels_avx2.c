@@ -191,11 +191,6 @@ static inline vf f16_lanes(vu v)
     return (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(packed));
 }
 
-static inline vf fma_v(vf a, vf b, vf c)
-{
-    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-}
-
 static inline __attribute__((always_inline)) void arrange(int32_t bits, const int8_t *from, int8_t *to)
 {
     const __m128i by_2 = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);

@@ -26,13 +26,13 @@ static inline size_t ahead_of(const fm_attention *a, int32_t block)
     return more ? FM_ATTEND_BLOCK * a->stride * size_of(a->kind) : 0;
 }
 
-/* n keys from position `first`, turned: strips of [head_dim][STRIP keys]. */
+/* n keys from position `first`, turned: strips of [head_dim][TILE_COLUMNS keys]. */
 INLINE void turn_keys(const fm_attention *a, fm_number kind, int32_t first, int32_t n, float *to)
 {
     size_t stride = a->stride * size_of(kind), ahead = ahead_of(a, first);
     for (int32_t j = 0; j < n; j += LANES) {
-        float *strip = to + (size_t)(j / STRIP) * (size_t)a->head_dim * STRIP + j % STRIP;
-        for (int32_t c = 0; c < a->head_dim; c += LANES, strip += LANES * STRIP) {
+        float *strip = to + (size_t)(j / TILE_COLUMNS) * (size_t)a->head_dim * TILE_COLUMNS + j % TILE_COLUMNS;
+        for (int32_t c = 0; c < a->head_dim; c += LANES, strip += LANES * TILE_COLUMNS) {
             const uint8_t *from = cache_row(a, a->keys, first + j) + (size_t)c * size_of(kind);
             bool all = n - j >= LANES && a->head_dim - c >= LANES;
             vf v[LANES];
@@ -45,7 +45,7 @@ INLINE void turn_keys(const fm_attention *a, fm_number kind, int32_t first, int3
             transpose(v, LANES);
 #pragma GCC unroll 16
             for (int32_t i = 0; i < LANES; i++)
-                if (c + i < a->head_dim) store(strip + i * STRIP, v[i]);
+                if (c + i < a->head_dim) store(strip + i * TILE_COLUMNS, v[i]);
         }
     }
 }
@@ -91,7 +91,7 @@ static void add_values(const fm_attention *a, int32_t row, int32_t rows, int32_t
 {
     size_t wide = fm_attend_wide(a->head_dim);
     int32_t first = row * a->heads;
-    for (int32_t c = 0; c < a->head_dim; c += STRIP) {
+    for (int32_t c = 0; c < a->head_dim; c += TILE_COLUMNS) {
         const uint8_t *values = cache_row(a, a->values, block) + (size_t)c * size_of(a->kind);
         product p = {.a = score + (size_t)first * FM_ATTEND_BLOCK,
                      .b = values,
@@ -103,15 +103,15 @@ static void add_values(const fm_attention *a, int32_t row, int32_t rows, int32_t
                      .fade = fade ? fade + first : NULL,
                      .kind = a->kind,
                      .ahead = ahead_of(a, block)};
-        if (a->head_dim - c < STRIP) { /* not a whole strip: a copy with zeros behind */
+        if (a->head_dim - c < TILE_COLUMNS) { /* not a whole strip: a copy with zeros behind */
             for (int32_t j = 0; j < n; j++)
-                for (int32_t v = 0; v < STRIP; v += LANES) {
+                for (int32_t v = 0; v < TILE_COLUMNS; v += LANES) {
                     int32_t left = a->head_dim - c - v;
                     const uint8_t *from = values + ((size_t)j * a->stride + (size_t)v) * size_of(a->kind);
-                    store(room + j * STRIP + v, left > 0 ? some(a->kind, from, left) : (vf){0});
+                    store(room + j * TILE_COLUMNS + v, left > 0 ? some(a->kind, from, left) : (vf){0});
                 }
             p.b = room;
-            p.b_stride = STRIP;
+            p.b_stride = TILE_COLUMNS;
             p.kind = FM_F32;
             p.ahead = 0;
         }
@@ -125,7 +125,7 @@ static void attend(const fm_attention *a)
     size_t dim = (size_t)a->head_dim, wide = fm_attend_wide(a->head_dim);
     float *top = a->part + (size_t)queries * wide, *total = top + queries;
     float *q = a->scratch, *keys = q + (size_t)queries * dim, *room = keys + FM_ATTEND_BLOCK * wide;
-    float *score = room + FM_ATTEND_BLOCK * STRIP, *fade = score + (size_t)queries * FM_ATTEND_BLOCK;
+    float *score = room + FM_ATTEND_BLOCK * TILE_COLUMNS, *fade = score + (size_t)queries * FM_ATTEND_BLOCK;
 
     for (int32_t r = 0; r < a->rows; r++)
         memcpy(q + (size_t)r * (size_t)a->heads * dim, a->q + (size_t)r * a->q_stride, (size_t)a->heads * dim * sizeof *q);
@@ -136,8 +136,8 @@ static void attend(const fm_attention *a)
         else if (a->kind == FM_BF16) turn_keys(a, FM_BF16, at_, n, keys);
         else turn_keys(a, FM_F32, at_, n, keys);
 
-        for (int32_t j = 0; j < n; j += STRIP) {
-            product p = {q, keys + (size_t)j * dim, score + j, dim, STRIP, FM_ATTEND_BLOCK, a->head_dim, NULL, FM_F32, 0};
+        for (int32_t j = 0; j < n; j += TILE_COLUMNS) {
+            product p = {q, keys + (size_t)j * dim, score + j, dim, TILE_COLUMNS, FM_ATTEND_BLOCK, a->head_dim, NULL, FM_F32, 0};
             multiply(&p, queries);
         }
         for (int32_t i = 0; i < queries; i++)

@@ -67,19 +67,19 @@ static void delta_step(const fm_delta *d)
 
 /* What all columns of the state share. */
 typedef struct {
-    float fade[FM_DELTA_CHUNK];               /* e^G[i] */
-    float kk[FM_DELTA_CHUNK][FM_DELTA_CHUNK]; /* -beta[i] e^(G[i]-G[l]) (k[i].k[l]) for l < i, else 0 */
-    float qk[FM_DELTA_CHUNK][FM_DELTA_CHUNK]; /* e^(G[i]-G[l]) (q[i].k[l]) for l <= i, else 0 */
-    float *keys;                              /* [key_dim][FM_DELTA_CHUNK]: e^(G[n-1]-G[i]) k[i], turned */
-    float write[FM_DELTA_CHUNK * STRIP];      /* of STRIP columns */
-    float read[FM_DELTA_CHUNK * STRIP];
+    float fade[FM_DELTA_CHUNK];                 /* e^G[i] */
+    float kk[FM_DELTA_CHUNK][FM_DELTA_CHUNK];   /* -beta[i] e^(G[i]-G[l]) (k[i].k[l]) for l < i, else 0 */
+    float qk[FM_DELTA_CHUNK][FM_DELTA_CHUNK];   /* e^(G[i]-G[l]) (q[i].k[l]) for l <= i, else 0 */
+    float *keys;                                /* [key_dim][FM_DELTA_CHUNK]: e^(G[n-1]-G[i]) k[i], turned */
+    float write[FM_DELTA_CHUNK * TILE_COLUMNS]; /* of TILE_COLUMNS columns */
+    float read[FM_DELTA_CHUNK * TILE_COLUMNS];
 } chunk;
 
 static void chunk_products(const fm_delta *d, chunk *c, const float *total)
 {
     int32_t n = d->n;
     turn_floats(d->k, d->qk_stride, n, d->key_dim, c->keys, FM_DELTA_CHUNK);
-    for (int32_t p = 0; p < (n + LANES - 1) / LANES * LANES; p += STRIP) {
+    for (int32_t p = 0; p < (n + LANES - 1) / LANES * LANES; p += TILE_COLUMNS) {
         product kk = {d->k, c->keys + p, &c->kk[0][p], d->qk_stride, FM_DELTA_CHUNK, FM_DELTA_CHUNK, d->key_dim, NULL, FM_F32, 0},
                 qk = kk;
         qk.a = d->q;
@@ -110,52 +110,72 @@ static void chunk_solve(chunk *c, int32_t n)
     static const float one[SOLVED] = {1, 1, 1, 1, 1, 1, 1, 1};
     for (int32_t b = 0; b < n; b += SOLVED) {
         int32_t rows = n - b < SOLVED ? n - b : SOLVED;
-        product earlier = {c->kk[b], c->write, c->write + b * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, b, one, FM_F32, 0};
+        product earlier = {c->kk[b], c->write, c->write + b * TILE_COLUMNS, FM_DELTA_CHUNK, TILE_COLUMNS, TILE_COLUMNS, b, one,
+                           FM_F32,   0};
         multiply(&earlier, rows);
         for (int32_t i = b + 1; i < b + rows; i++) {
-            product own = {
-                &c->kk[i][b], c->write + b * STRIP, c->write + i * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, i - b, one, FM_F32, 0};
+            product own = {&c->kk[i][b],
+                           c->write + b * TILE_COLUMNS,
+                           c->write + i * TILE_COLUMNS,
+                           FM_DELTA_CHUNK,
+                           TILE_COLUMNS,
+                           TILE_COLUMNS,
+                           i - b,
+                           one,
+                           FM_F32,
+                           0};
             multiply(&own, 1);
         }
     }
 }
 
-/* STRIP columns of the state, `columns` of which there are, side by side at `state`. */
+/* TILE_COLUMNS columns of the state, `columns` of which there are, side by side at `state`. */
 static void chunk_columns(const fm_delta *d, chunk *c, int32_t first, int32_t columns, float *state)
 {
     int32_t n = d->n, dk = d->key_dim, end = first + columns;
     size_t wide = (size_t)d->value_dim;
     for (int32_t r = 0; r < dk; r++)
-        for (int32_t v = 0; v < STRIP; v += LANES)
-            store(state + r * STRIP + v, v < columns ? at(d->from + (size_t)r * wide, first + v, end) : (vf){0});
+        for (int32_t v = 0; v < TILE_COLUMNS; v += LANES)
+            store(state + r * TILE_COLUMNS + v, v < columns ? at(d->from + (size_t)r * wide, first + v, end) : (vf){0});
 
-    product seen = {d->k, state, c->write, d->qk_stride, STRIP, STRIP, dk, NULL, FM_F32, 0}, read = seen;
+    product seen = {d->k, state, c->write, d->qk_stride, TILE_COLUMNS, TILE_COLUMNS, dk, NULL, FM_F32, 0}, read = seen;
     read.a = d->q;
     read.c = c->read;
     multiply(&seen, n);
     multiply(&read, n);
     for (int32_t i = 0; i < n; i++)
         for (int32_t v = 0; v < columns; v += LANES) {
-            float *w = c->write + i * STRIP + v;
+            float *w = c->write + i * TILE_COLUMNS + v;
             store(w, (at(d->v + (size_t)i * d->v_stride, first + v, end) - load(w) * c->fade[i]) *
                          d->beta[(size_t)i * d->gate_stride]);
         }
     chunk_solve(c, n);
     for (int32_t b = 0; b < n; b += SOLVED) { /* what lies above the diagonal is 0 */
         int32_t rows = n - b < SOLVED ? n - b : SOLVED;
-        product add = {c->qk[b], c->write, c->read + b * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, b + rows, c->fade + b, FM_F32, 0};
+        product add = {
+            c->qk[b], c->write, c->read + b * TILE_COLUMNS, FM_DELTA_CHUNK, TILE_COLUMNS, TILE_COLUMNS, b + rows, c->fade + b,
+            FM_F32,   0};
         multiply(&add, rows);
     }
     float fade[TILE_ROWS];
     for (int32_t r = 0; r < TILE_ROWS; r++) fade[r] = c->fade[n - 1];
     for (int32_t r = 0; r < dk; r += TILE_ROWS) {
-        product next = {
-            c->keys + r * FM_DELTA_CHUNK, c->write, state + r * STRIP, FM_DELTA_CHUNK, STRIP, STRIP, n, fade, FM_F32, 0};
+        product next = {c->keys + r * FM_DELTA_CHUNK,
+                        c->write,
+                        state + r * TILE_COLUMNS,
+                        FM_DELTA_CHUNK,
+                        TILE_COLUMNS,
+                        TILE_COLUMNS,
+                        n,
+                        fade,
+                        FM_F32,
+                        0};
         multiply(&next, dk - r < TILE_ROWS ? dk - r : TILE_ROWS);
     }
     for (int32_t v = 0; v < columns; v += LANES) {
-        for (int32_t i = 0; i < n; i++) put(d->out + (size_t)i * d->out_stride, first + v, end, load(c->read + i * STRIP + v));
-        for (int32_t r = 0; r < dk; r++) put(d->to + (size_t)r * wide, first + v, end, load(state + r * STRIP + v));
+        for (int32_t i = 0; i < n; i++)
+            put(d->out + (size_t)i * d->out_stride, first + v, end, load(c->read + i * TILE_COLUMNS + v));
+        for (int32_t r = 0; r < dk; r++) put(d->to + (size_t)r * wide, first + v, end, load(state + r * TILE_COLUMNS + v));
     }
 }
 
@@ -163,7 +183,7 @@ static void delta_chunk(const fm_delta *d)
 {
     _Alignas(64) chunk c; /* whole lines */
     float total[FM_DELTA_CHUNK], *state = d->scratch;
-    c.keys = state + (size_t)d->key_dim * STRIP;
+    c.keys = state + (size_t)d->key_dim * TILE_COLUMNS;
 
     double sum = 0;
     for (int32_t i = 0; i < FM_DELTA_CHUNK; i++) {
@@ -172,6 +192,6 @@ static void delta_chunk(const fm_delta *d)
         c.fade[i] = expf(total[i]);
     }
     chunk_products(d, &c, total);
-    for (int32_t j = 0; j < d->value_dim; j += STRIP)
-        chunk_columns(d, &c, j, d->value_dim - j < STRIP ? d->value_dim - j : STRIP, state);
+    for (int32_t j = 0; j < d->value_dim; j += TILE_COLUMNS)
+        chunk_columns(d, &c, j, d->value_dim - j < TILE_COLUMNS ? d->value_dim - j : TILE_COLUMNS, state);
 }

@@ -7,7 +7,7 @@
  */
 #define TILE_ROWS (LANES == 16 ? 8 : 4)
 #define TILE_VECTORS (LANES == 4 ? 4 : 2)
-#define STRIP (TILE_VECTORS * LANES) /* columns in registers: 32, 16, 16 */
+#define TILE_COLUMNS (TILE_VECTORS * LANES) /* columns in registers: 32, 16, 16 */
 
 /* LANES numbers as floats. */
 INLINE vf widened(fm_number kind, const uint8_t *from)
@@ -17,7 +17,7 @@ INLINE vf widened(fm_number kind, const uint8_t *from)
     return load((const float *)(const void *)from);
 }
 
-/* c = c * fade (NULL: 0) + a . b: rows of a and c are strides apart; b is `inner` rows of STRIP numbers of a kind. */
+/* c = c * fade (NULL: 0) + a . b: rows of a and c are strides apart; b is `inner` rows of TILE_COLUMNS numbers of a kind. */
 typedef struct {
     const float *a;
     const void *b;
