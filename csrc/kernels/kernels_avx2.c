@@ -85,7 +85,7 @@ static inline __m128i load_bytes(const uint8_t *p, int32_t n, bool roomy)
     return _mm_loadu_si128((const __m128i *)(const void *)all);
 }
 
-static inline __attribute__((always_inline)) __m256i unpack_32(const unpacker *u, const uint8_t *codes, bool roomy)
+INLINE __m256i unpack_32(const unpacker *u, const uint8_t *codes, bool roomy)
 {
     if (u->bits == 8) return _mm256_loadu_si256((const __m256i *)(const void *)codes);
     if (u->bits == 4) {
@@ -150,7 +150,7 @@ static inline __m128i load_12(const uint8_t *p)
 }
 
 /* t[i] holds words 0-3 of row i and of row i + 4. */
-static inline __attribute__((always_inline)) void turn_words(const __m256i t[4], vu v[4])
+INLINE void turn_words(const __m256i t[4], vu v[4])
 {
     __m256i a = _mm256_unpacklo_epi32(t[0], t[1]), b = _mm256_unpackhi_epi32(t[0], t[1]);
     __m256i c = _mm256_unpacklo_epi32(t[2], t[3]), d = _mm256_unpackhi_epi32(t[2], t[3]);
@@ -160,14 +160,14 @@ static inline __attribute__((always_inline)) void turn_words(const __m256i t[4],
     v[3] = (vu)_mm256_unpackhi_epi64(b, d);
 }
 
-static inline __attribute__((always_inline)) void turn(const uint8_t *const *row, size_t at_, vu v[4])
+INLINE void turn(const uint8_t *const *row, size_t at_, vu v[4])
 {
     __m256i t[4];
     for (int32_t i = 0; i < 4; i++) t[i] = _mm256_set_m128i(load_16(row[i + 4] + at_), load_16(row[i] + at_));
     turn_words(t, v);
 }
 
-static inline __attribute__((always_inline)) void turn_8(const uint8_t *const *row, size_t at_, vu v[2])
+INLINE void turn_8(const uint8_t *const *row, size_t at_, vu v[2])
 {
     __m128i t[4];
     for (int32_t i = 0; i < 4; i++) t[i] = _mm_unpacklo_epi32(load_8(row[2 * i] + at_), load_8(row[2 * i + 1] + at_));
@@ -176,7 +176,7 @@ static inline __attribute__((always_inline)) void turn_8(const uint8_t *const *r
     v[1] = (vu)_mm256_unpackhi_epi64(a, b);
 }
 
-static inline __attribute__((always_inline)) void turn_12(const uint8_t *const *row, size_t at_, vu v[4])
+INLINE void turn_12(const uint8_t *const *row, size_t at_, vu v[4])
 {
     const __m256i thirds = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, -1, -1, -1, -1));
     __m256i t[4];
@@ -191,7 +191,7 @@ static inline vf f16_lanes(vu v)
     return (vf)_mm256_cvtph_ps(_mm256_castsi256_si128(packed));
 }
 
-static inline __attribute__((always_inline)) void arrange(int32_t bits, const int8_t *from, int8_t *to)
+INLINE void arrange(int32_t bits, const int8_t *from, int8_t *to)
 {
     const __m128i by_2 = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
     const __m128i by_4 = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -248,8 +248,8 @@ static inline void pack(vu *v, int32_t n)
 }
 
 /* dot[p][k] = 32 columns of panel p times those of row k of x: exact. */
-static inline __attribute__((always_inline)) void dots(const vu *codes, bool packed, int32_t panels, int32_t planes,
-                                                       const int8_t *x, size_t x_stride, int32_t n, vi dot[2][TILE])
+INLINE void dots(const vu *codes, bool packed, int32_t panels, int32_t planes, const int8_t *x, size_t x_stride, int32_t n,
+                 vi dot[2][TILE])
 {
     (void)packed;
     for (int32_t plane = 0; plane < planes; plane++) {
@@ -272,7 +272,7 @@ static inline __attribute__((always_inline)) void dots(const vu *codes, bool pac
     }
 }
 
-#include "kernels/matmul_lanes.h"
+#include "kernels/matmul_q8.h"
 
 #ifdef __AVXVNNI__
 #define TABLE fm_kernels_avxvnni

@@ -1,4 +1,4 @@
-/* NEON with dot products (armv8.2: Apple M1, Cortex-A76 and later). */
+/* NEON; kernels_neon_dot.c and kernels_neon_i8mm.c compile the same text with more instructions. */
 #include <arm_neon.h>
 #include <string.h>
 
@@ -127,45 +127,190 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
 
 /* ---- affine weights times int8 activations ------------------------------------------------ */
 
-/* Blocks [block, block + blocks) of one weight row against `n` rows of x; n is a constant where it is inlined. */
-static inline __attribute__((always_inline)) void row_q8(const fm_matrix *w, const unpacker *u, int32_t row, int32_t block,
-                                                         int32_t blocks, const fm_rows *x, int32_t r, int32_t n,
-                                                         const float *scale, const float *bias, float *out, size_t out_stride)
-{
-    /* 8-bit codes come less 128, as signed bytes; what that takes away is 128 * scale * sum */
-    const int8x16_t turn = vdupq_n_s8(u->bits == 8 ? (int8_t)-128 : 0);
-    const uint8_t *end = w->weight + (size_t)w->rows * (size_t)w->cols / 8 * (size_t)w->quant.bits;
-    const uint8_t *codes = w->weight + ((size_t)row * (size_t)w->cols + (size_t)block * FM_Q8_BLOCK) / 8 * (size_t)w->quant.bits;
-    float32x4_t sum[4];
-    float offset[4];
+#define TILE 4 /* rows of x whose sums are built at once */
 
-    for (int32_t k = 0; k < n; k++) {
-        const float *xm = x->sum + (size_t)(r + k) * x->block_stride + block;
-        sum[k] = vdupq_n_f32(0);
-        offset[k] = dot(bias, xm, blocks);
-        if (u->bits == 8) offset[k] += 128 * dot(scale, xm, blocks);
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+
+INLINE void turn_words(const uint8x16_t row[4], vu v[4])
+{
+    uint32x4_t t[4];
+    for (int32_t i = 0; i < 4; i++) t[i] = vreinterpretq_u32_u8(row[i]);
+    uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(t[0], t[1])), b = vreinterpretq_u64_u32(vtrn2q_u32(t[0], t[1]));
+    uint64x2_t c = vreinterpretq_u64_u32(vtrn1q_u32(t[2], t[3])), d = vreinterpretq_u64_u32(vtrn2q_u32(t[2], t[3]));
+    v[0] = (vu)vtrn1q_u64(a, c);
+    v[1] = (vu)vtrn1q_u64(b, d);
+    v[2] = (vu)vtrn2q_u64(a, c);
+    v[3] = (vu)vtrn2q_u64(b, d);
+}
+
+INLINE void turn(const uint8_t *const *row, size_t at_, vu v[4])
+{
+    uint8x16_t t[4];
+    for (int32_t i = 0; i < 4; i++) t[i] = vld1q_u8(row[i] + at_);
+    turn_words(t, v);
+}
+
+INLINE void turn_8(const uint8_t *const *row, size_t at_, vu v[2])
+{
+    uint32x4_t a = vreinterpretq_u32_u8(vcombine_u8(vld1_u8(row[0] + at_), vld1_u8(row[1] + at_)));
+    uint32x4_t b = vreinterpretq_u32_u8(vcombine_u8(vld1_u8(row[2] + at_), vld1_u8(row[3] + at_)));
+    v[0] = (vu)vuzp1q_u32(a, b);
+    v[1] = (vu)vuzp2q_u32(a, b);
+}
+
+INLINE void turn_12(const uint8_t *const *row, size_t at_, vu v[4])
+{
+    static const uint8_t thirds[16] = {0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, 255, 255, 255, 255};
+    uint8x16_t t[4];
+    for (int32_t i = 0; i < 4; i++) {
+        uint32_t last;
+        memcpy(&last, row[i] + at_ + 8, sizeof last);
+        uint8x8_t rest = vreinterpret_u8_u32(vdup_n_u32(last));
+        t[i] = vqtbl1q_u8(vcombine_u8(vld1_u8(row[i] + at_), rest), vld1q_u8(thirds));
     }
-    for (int32_t i = 0; i < blocks; i++, codes += 4 * (size_t)w->quant.bits) {
-        bool roomy = end - codes >= 32;
-        int8x16_t a = veorq_s8(vreinterpretq_s8_u8(unpack_16(u, codes, roomy)), turn);
-        int8x16_t b = veorq_s8(vreinterpretq_s8_u8(unpack_16(u, codes + 2 * u->bits, roomy)), turn);
-        for (int32_t k = 0; k < n; k++) {
-            size_t row_at = (size_t)(r + k), col = (size_t)(block + i);
-            const int8_t *q = x->q + row_at * x->q_stride + col * FM_Q8_BLOCK;
-            int32x4_t d = vdotq_s32(vdotq_s32(vdupq_n_s32(0), a, vld1q_s8(q)), b, vld1q_s8(q + 16));
-            sum[k] = vfmaq_n_f32(sum[k], vcvtq_f32_s32(d), scale[i] * x->scale[row_at * x->block_stride + col]);
+    turn_words(t, v);
+}
+
+static inline vf f16_lanes(vu v)
+{
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32((uint32x4_t)v)));
+}
+
+INLINE void arrange(int32_t bits, const int8_t *from, int8_t *to)
+{
+    static const uint8_t order[3][32] = {
+        {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 16, 20, 24, 28, 17, 21, 25, 29, 18, 22, 26, 30, 19, 23, 27, 31},
+        {0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27, 4, 12, 20, 28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31},
+        {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 16, 18, 20, 22, 17, 19, 21, 23, 24, 26, 28, 30, 25, 27, 29, 31},
+    };
+    int8x16x2_t x = {{vld1q_s8(from), vld1q_s8(from + 16)}};
+    if (bits == 2 || bits == 3 || bits == 4) {
+        int8x16_t a = vqtbl2q_s8(x, vld1q_u8(order[bits - 2]));
+        x.val[1] = vqtbl2q_s8(x, vld1q_u8(order[bits - 2] + 16));
+        x.val[0] = a;
+    }
+    vst1q_s8(to, x.val[0]);
+    vst1q_s8(to + 16, x.val[1]);
+}
+
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define PLANES(bits) 1
+
+INLINE int32x4_t add_products(int32x4_t sum, const vu *codes, const int8_t *x)
+{
+    int8x16_t a = vld1q_s8(x), b = vld1q_s8(x + 16);
+    sum = vusdotq_laneq_s32(sum, (uint8x16_t)codes[0], a, 0);
+    sum = vusdotq_laneq_s32(sum, (uint8x16_t)codes[1], a, 1);
+    sum = vusdotq_laneq_s32(sum, (uint8x16_t)codes[2], a, 2);
+    sum = vusdotq_laneq_s32(sum, (uint8x16_t)codes[3], a, 3);
+    sum = vusdotq_laneq_s32(sum, (uint8x16_t)codes[4], b, 0);
+    sum = vusdotq_laneq_s32(sum, (uint8x16_t)codes[5], b, 1);
+    sum = vusdotq_laneq_s32(sum, (uint8x16_t)codes[6], b, 2);
+    return vusdotq_laneq_s32(sum, (uint8x16_t)codes[7], b, 3);
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define PLANES(bits) ((bits) == 8 ? 2 : 1) /* both sides of a product are signed bytes */
+
+INLINE int32x4_t add_products(int32x4_t sum, const vu *codes, const int8_t *x)
+{
+    int8x16_t a = vld1q_s8(x), b = vld1q_s8(x + 16);
+    sum = vdotq_laneq_s32(sum, (int8x16_t)codes[0], a, 0);
+    sum = vdotq_laneq_s32(sum, (int8x16_t)codes[1], a, 1);
+    sum = vdotq_laneq_s32(sum, (int8x16_t)codes[2], a, 2);
+    sum = vdotq_laneq_s32(sum, (int8x16_t)codes[3], a, 3);
+    sum = vdotq_laneq_s32(sum, (int8x16_t)codes[4], b, 0);
+    sum = vdotq_laneq_s32(sum, (int8x16_t)codes[5], b, 1);
+    sum = vdotq_laneq_s32(sum, (int8x16_t)codes[6], b, 2);
+    return vdotq_laneq_s32(sum, (int8x16_t)codes[7], b, 3);
+}
+#else
+/* Codes below 16: 8 products of a byte, twice that in pairs, stay below 2 * 8 * 15 * 127 = 30480 and fit 16 bits. */
+#define PLANES(bits) ((bits) > 4 ? 2 : 1)
+
+INLINE int32x4_t add_products(int32x4_t sum, const vu *codes, const int8_t *x)
+{
+    int16x8_t low = vdupq_n_s16(0), high = vdupq_n_s16(0);
+    for (int32_t i = 0; i < 8; i++) {
+        int32_t word;
+        memcpy(&word, x + 4 * i, sizeof word);
+        int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(word));
+        low = vmlal_s8(low, vget_low_s8((int8x16_t)codes[i]), vget_low_s8(four));
+        high = vmlal_high_s8(high, (int8x16_t)codes[i], four);
+    }
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
+}
+#endif
+
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+/* Pairs of vectors become 8 columns of rows 0 and 1, and of rows 2 and 3: what a product of 2 x 8 matrices takes. */
+static inline void pack(vu *v, int32_t n)
+{
+    for (int32_t i = 0; i < n; i += 2) {
+        uint32x4_t a = (uint32x4_t)v[i], b = (uint32x4_t)v[i + 1];
+        v[i] = (vu)vzip1q_u32(a, b);
+        v[i + 1] = (vu)vzip2q_u32(a, b);
+    }
+}
+
+/* Panels of packed codes against rows k and l of x. */
+INLINE void dots_of_two(const vu *codes, int32_t panels, const int8_t *x, size_t x_stride, int32_t k, int32_t l, vi dot[2][TILE])
+{
+    int8x16_t both[4];
+    for (int32_t i = 0; i < 4; i++)
+        both[i] = vcombine_s8(vld1_s8(x + (size_t)k * x_stride + 8 * i), vld1_s8(x + (size_t)l * x_stride + 8 * i));
+    for (int32_t p = 0; p < panels; p++, codes += 8) {
+        int32x4_t top = vdupq_n_s32(0), bottom = vdupq_n_s32(0);
+        for (int32_t i = 0; i < 4; i++) {
+            top = vusmmlaq_s32(top, (uint8x16_t)codes[2 * i], both[i]);
+            bottom = vusmmlaq_s32(bottom, (uint8x16_t)codes[2 * i + 1], both[i]);
         }
+        dot[p][k] = (vi)vuzp1q_s32(top, bottom);
+        if (l > k) dot[p][l] = (vi)vuzp2q_s32(top, bottom);
     }
-    for (int32_t k = 0; k < n; k++) {
-        float *to = out + (size_t)(r + k) * out_stride + row, s = sum_lanes((vf)sum[k]) + offset[k];
-        *to = block ? *to + s : s;
+}
+#else
+static inline void pack(vu *v, int32_t n)
+{
+    (void)v, (void)n;
+}
+#endif
+
+/* dot[p][k] = 32 columns of panel p times those of row k of x: exact. */
+INLINE void dots(const vu *codes, bool packed, int32_t panels, int32_t planes, const int8_t *x, size_t x_stride, int32_t n,
+                 vi dot[2][TILE])
+{
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    if (packed) {
+        for (int32_t k = 0; k < n; k += 2) dots_of_two(codes, panels, x, x_stride, k, k + 1 < n ? k + 1 : k, dot);
+        return;
     }
+#else
+    (void)packed;
+#endif
+    for (int32_t k = 0; k < n; k++)
+        for (int32_t p = 0; p < panels; p++) {
+            int32x4_t sum = vdupq_n_s32(0);
+            for (int32_t plane = planes - 1; plane >= 0; plane--)
+                sum = add_products(vshlq_n_s32(sum, 4), codes + (p * planes + plane) * 8, x + (size_t)k * x_stride);
+            dot[p][k] = (vi)sum;
+        }
 }
 
 #include "kernels/matmul_q8.h"
 
-const fm_kernels fm_kernels_neon = {
-    .name = "neon",
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define TABLE fm_kernels_neon_i8mm
+#define NAME "neon_i8mm"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define TABLE fm_kernels_neon_dot
+#define NAME "neon_dot"
+#else
+#define TABLE fm_kernels_neon
+#define NAME "neon"
+#endif
+
+const fm_kernels TABLE = {
+    .name = NAME,
     .q8 = true,
 #define KERNEL(name, ret, params) .name = name,
 #include "kernels/kernels.def"

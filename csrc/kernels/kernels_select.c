@@ -39,25 +39,48 @@ const fm_kernels *const *fm_kernels_available(void)
     return avx2[avx512][vnni];
 }
 #elif defined(FM_HAVE_NEON)
-extern const fm_kernels fm_kernels_neon;
+extern const fm_kernels fm_kernels_neon_i8mm, fm_kernels_neon_dot, fm_kernels_neon;
 
 #ifdef __linux__
 #include <sys/auxv.h>
-static int lacking(void)
+static bool has_dot(void)
 {
-    return getauxval(AT_HWCAP) & 1ul << 20 ? 0 : 1; /* HWCAP_ASIMDDP: dot products */
+    return getauxval(AT_HWCAP) & 1ul << 20; /* HWCAP_ASIMDDP */
+}
+
+static bool has_i8mm(void)
+{
+    return getauxval(AT_HWCAP2) & 1ul << 13; /* HWCAP2_I8MM */
+}
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+static bool has_dot(void)
+{
+    return true; /* every Apple chip with an M */
+}
+
+static bool has_i8mm(void)
+{
+    int yes = 0;
+    size_t size = sizeof yes;
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &yes, &size, NULL, 0) == 0 && yes;
 }
 #else
-static int lacking(void)
+static bool has_dot(void)
 {
-    return 0; /* every Apple chip with an M has them */
+    return false;
+}
+
+static bool has_i8mm(void)
+{
+    return false;
 }
 #endif
 
 const fm_kernels *const *fm_kernels_available(void)
 {
-    static table_list all = {&fm_kernels_neon, &fm_kernels_ref, NULL};
-    return all + lacking();
+    static table_list all = {&fm_kernels_neon_i8mm, &fm_kernels_neon_dot, &fm_kernels_neon, &fm_kernels_ref, NULL};
+    return all + (!has_dot() ? 2 : !has_i8mm() ? 1 : 0);
 }
 #else
 const fm_kernels *const *fm_kernels_available(void)
