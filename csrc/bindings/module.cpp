@@ -90,6 +90,8 @@ fm_read_kind read_kind(const std::string &word)
     return choice<fm_read_kind>(word, "read", {read_words[0], read_words[1], read_words[2], read_words[3], read_words[4]});
 }
 
+constexpr const char *evict_words[] = {"auto", "lru", "lfu", "slru", "static"};
+
 // Closed when the last of its model object and sessions lets go of it.
 struct ModelHandle {
     fm_model *c = nullptr;
@@ -101,7 +103,7 @@ class Model
   public:
     Model(const std::string &manifest, const std::string &directory, const std::string &device, uint64_t memory, int32_t threads,
           int32_t experts_per_token, const std::string &kv, const std::string &read, int32_t read_threads, int32_t read_split,
-          int32_t prefill_rows, int32_t expert_slots)
+          int32_t prefill_rows, int32_t expert_slots, const std::string &eviction, bool overlap, bool guess)
     {
         fm_model_options o = {};
         o.device = device == "auto" ? nullptr : device.c_str();
@@ -114,6 +116,10 @@ class Model
         o.read_split = read_split;
         o.prefill_rows = prefill_rows;
         o.expert_slots = expert_slots;
+        o.evict = choice<fm_evict_kind>(eviction, "eviction",
+                                        {evict_words[0], evict_words[1], evict_words[2], evict_words[3], evict_words[4]});
+        o.serial = !overlap;
+        o.no_guess = !guess;
         auto handle = std::make_shared<ModelHandle>();
         run([&](fm_error *err) {
             return fm_model_open(manifest.data(), manifest.size(), directory.c_str(), &o, &handle->c, err);
@@ -153,6 +159,9 @@ class Model
         d["read_threads"] = i.read_threads;
         d["prefill_rows"] = i.prefill_rows;
         d["expert_slots"] = i.expert_slots;
+        d["eviction"] = evict_words[i.evict];
+        d["overlap"] = !i.serial;
+        d["guess"] = !i.no_guess;
         d["min_expert_slots"] = i.min_expert_slots;
         d["kv_dtype"] = kv_words[i.kv];
         d["read"] = read_words[i.read];
@@ -237,6 +246,9 @@ class Session
         d["experts_hit"] = s.experts_hit;
         d["bytes_read"] = s.bytes_read;
         d["read_wait_ns"] = s.read_wait_ns;
+        d["experts_guessed"] = s.experts_guessed;
+        d["guesses_used"] = s.guesses_used;
+        d["guess_bytes_wasted"] = s.guess_bytes_wasted;
         d["eval_ns"] = s.eval_ns;
         return d;
     }
@@ -374,10 +386,11 @@ NB_MODULE(_core, m)
 
     nb::class_<Model>(m, "Model")
         .def(nb::init<const std::string &, const std::string &, const std::string &, uint64_t, int32_t, int32_t,
-                      const std::string &, const std::string &, int32_t, int32_t, int32_t, int32_t>(),
+                      const std::string &, const std::string &, int32_t, int32_t, int32_t, int32_t, const std::string &, bool,
+                      bool>(),
              "manifest"_a, "directory"_a, nb::kw_only(), "device"_a = "auto", "memory"_a = 0, "threads"_a = 0,
              "experts_per_token"_a = 0, "kv"_a = "f16", "read"_a = "buffered", "read_threads"_a = 0, "read_split"_a = 0,
-             "prefill_rows"_a = 0, "expert_slots"_a = 0)
+             "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "overlap"_a = true, "guess"_a = true)
         .def("info", &Model::info)
         .def("close", &Model::close)
         .def_prop_ro("closed", &Model::closed);

@@ -73,6 +73,15 @@ typedef enum {
     FM_READ_URING     /* around the page cache, one thread with read_threads reads in flight; Linux 5.6 or later */
 } fm_read_kind;
 
+/* Which expert gives up its slot. */
+typedef enum {
+    FM_EVICT_AUTO,  /* FM_EVICT_LRU */
+    FM_EVICT_LRU,   /* least recently used */
+    FM_EVICT_LFU,   /* least frequently used */
+    FM_EVICT_SLRU,  /* segmented LRU: what was used twice goes after what was used once */
+    FM_EVICT_STATIC /* none: what was there first stays, and the others share a few slots */
+} fm_evict_kind;
+
 /* Zeroed options mean the defaults written here. */
 typedef struct {
     const char *device;        /* NULL: first that opens; "cpu" */
@@ -85,6 +94,9 @@ typedef struct {
     int32_t expert_slots;      /* 0: as many as the budget allows */
     fm_kv_kind kv;
     fm_read_kind read;
+    fm_evict_kind evict;
+    int32_t serial;   /* 1: read all, then compute all: nothing is read while something is computed */
+    int32_t no_guess; /* 1: no reading of what the next layer may need */
 } fm_model_options;
 
 typedef struct {
@@ -95,6 +107,8 @@ typedef struct {
     int32_t expert_slots, min_expert_slots;
     fm_kv_kind kv;
     fm_read_kind read; /* what is done, not what was asked for */
+    fm_evict_kind evict;
+    int32_t serial, no_guess;
     int32_t read_split;
     int32_t read_direct;        /* 1: the page cache is not used, but for short unaligned parts */
     uint64_t memory;            /* the ceiling; 0: none */
@@ -151,12 +165,15 @@ fm_status fm_probe_reads(const char *manifest, size_t length, const char *direct
 typedef struct fm_session fm_session;
 
 typedef struct {
-    uint64_t tokens;       /* evaluated since the session was opened */
-    uint64_t experts_used; /* distinct experts needed, summed over layers and steps */
-    uint64_t experts_hit;  /* of those, already in memory */
-    uint64_t bytes_read;   /* expert bytes that came from files */
-    uint64_t read_wait_ns; /* waiting for expert bytes */
-    uint64_t eval_ns;      /* inside fm_session_eval or fm_sessions_eval */
+    uint64_t tokens;             /* evaluated since the session was opened */
+    uint64_t experts_used;       /* distinct experts needed, summed over layers and steps */
+    uint64_t experts_hit;        /* of those, already in memory */
+    uint64_t bytes_read;         /* expert bytes that came from files */
+    uint64_t read_wait_ns;       /* waiting for expert bytes */
+    uint64_t experts_guessed;    /* read because the next layer might need them */
+    uint64_t guesses_used;       /* of those, needed */
+    uint64_t guess_bytes_wasted; /* of the others */
+    uint64_t eval_ns;            /* inside fm_session_eval or fm_sessions_eval */
 } fm_session_stats;
 
 fm_status fm_session_open(fm_model *model, fm_session **out, fm_error *err);

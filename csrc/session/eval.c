@@ -230,6 +230,9 @@ static void account(const fm_step *s, const fm_store_stats *before, uint64_t sta
         t->experts_used += hit + share(reads, first, end, s->rows);
         t->experts_hit += hit;
         t->bytes_read += share(bytes, first, end, s->rows);
+        t->experts_guessed += share(after.guessed - before->guessed, first, end, s->rows);
+        t->guesses_used += share(after.guesses_used - before->guesses_used, first, end, s->rows);
+        t->guess_bytes_wasted += share(after.guess_bytes_wasted - before->guess_bytes_wasted, first, end, s->rows);
         t->read_wait_ns += after.wait_ns - before->wait_ns;
         t->eval_ns += elapsed;
     }

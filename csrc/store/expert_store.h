@@ -53,6 +53,7 @@ typedef struct {
 
 typedef struct {
     uint64_t needed, hits, bytes_read, wait_ns;
+    uint64_t guessed, guesses_used, guess_bytes_wasted; /* read by fm_expert_store_guess; of those, then asked for; the others */
 } fm_store_stats;
 
 typedef struct fm_expert_store fm_expert_store;
@@ -60,27 +61,56 @@ typedef struct fm_expert_store fm_expert_store;
 /* `memory` holds `slots` slots of `slot_bytes` each. The first time an expert is
  * read, its checksum (where there is one) and its finite runs are checked. */
 fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader, void *memory, size_t slot_bytes, int32_t slots,
-                               fm_expert_store **out, fm_error *err);
+                               fm_evict_kind evict, fm_expert_store **out, fm_error *err);
 void fm_expert_store_close(fm_expert_store *store);
+
+/* A step comes to `layer`, where it needs `distinct` experts. If a pass through all layers needs more than there
+ * are slots, what is resident stays, and the rest goes through a few slots. */
+void fm_expert_store_enter(fm_expert_store *store, int32_t layer, int32_t distinct);
+
+/* A row picked this expert. */
+void fm_expert_store_count(fm_expert_store *store, int32_t layer, int32_t expert);
 
 /*
  * Begin to make experts id[0..k) of `layer` resident (distinct, ascending) and put their slots in
- * out[0..k); those that were there already are marked in hit[0..k) and may be used at once, the
- * others after fm_expert_store_finish. `done` is the device's last finished ticket.
+ * out[0..k); those that are there already are marked in hit[0..k) and may be used at once, the
+ * others once they have arrived or after fm_expert_store_finish, which must follow. `done` is the
+ * device's last finished ticket.
  * FM_BUSY       the device still reads too many slots: wait for a ticket, call again; nothing changed
  * FM_ARGUMENT   k is larger than the number of slots
+ * FM_IO, FM_INTEGRITY, FM_NUMERIC   one of them was read ahead of time, and that failed
  */
 fm_status fm_expert_store_begin(fm_expert_store *store, int32_t layer, const int32_t *id, int32_t k, uint64_t done, int32_t *out,
                                 bool *hit, fm_error *err);
 
+/* Whether a slot that begin gave holds its expert already. */
+bool fm_expert_store_arrived(fm_expert_store *store, int32_t slot);
+
+/* Wait until more of the reads have ended well than at the last call; false: there is no more to come. */
+bool fm_expert_store_wait(fm_expert_store *store);
+
 /*
- * Wait until all of them are in memory. All or nothing: after a failure the experts that were being
- * read are in no slot. FM_IO: read failed or fell short; FM_INTEGRITY: checksum; FM_NUMERIC: NaN or
- * infinity. Messages name layer, expert, file, offset.
+ * Wait until all of them are in memory. After a failure experts that were not read whole are in no slot.
+ * FM_IO: read failed or fell short; FM_INTEGRITY: checksum; FM_NUMERIC: NaN or infinity. Messages name
+ * layer, expert, file, offset.
  */
 fm_status fm_expert_store_finish(fm_expert_store *store, fm_error *err);
 
-/* The device reads these slots until `ticket` is done. Follows every finish. */
+/*
+ * Read what is going to be asked for: those of id[0..n) of `layer` (NULL: 0..n) that are not resident, in this
+ * order, as far as there are slots to spare. Does nothing while other reads are in flight. What was read is
+ * kept until it is used or fm_expert_store_enter comes to a later layer. A read that fails is told by the begin
+ * that needs it. False: nothing is in flight, for want of slots or because all are resident.
+ */
+bool fm_expert_store_ahead(fm_expert_store *store, int32_t layer, const int32_t *id, int32_t n, uint64_t done);
+
+/* The same for a guess: a few experts, given up when begin has something to read. */
+void fm_expert_store_guess(fm_expert_store *store, int32_t layer, const int32_t *id, int32_t n, uint64_t done);
+
+/* Whether guesses have been worth their bytes lately; when not, they are tried again rarely. */
+bool fm_expert_store_guesses(fm_expert_store *store);
+
+/* The device reads these slots until `ticket` is done. */
 void fm_expert_store_lend(fm_expert_store *store, const int32_t *slot, int32_t k, uint64_t ticket);
 
 /* Use only the first `slots` slots from now on (1 .. what open was given). Experts above are forgotten.
@@ -88,6 +118,10 @@ void fm_expert_store_lend(fm_expert_store *store, const int32_t *slot, int32_t k
 fm_status fm_expert_store_resize(fm_expert_store *store, int32_t slots, uint64_t done, fm_error *err);
 
 int32_t fm_expert_store_slots(const fm_expert_store *store);
+/* Whether an expert is in memory. */
+bool fm_expert_store_holds(fm_expert_store *store, int32_t layer, int32_t expert);
 void fm_expert_store_describe(const fm_expert_store *store, fm_store_stats *out);
+/* How often each expert was picked: [layers][width]. */
+const uint64_t *fm_expert_store_uses(const fm_expert_store *store, int32_t *width);
 
 #endif

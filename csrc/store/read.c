@@ -48,7 +48,7 @@ struct fm_reader {
     piece *pieces;
     int32_t count, room, next, done;
     progress *group; /* `ready` alone is also read without the lock */
-    int32_t groups, groups_room;
+    int32_t groups, groups_room, ready;
     fm_read_check check;
     void *context;
     fm_status status;
@@ -79,7 +79,10 @@ static void finish_group(fm_reader *r, int32_t group)
         pthread_mutex_lock(&r->lock);
         note(r, status, group, &why);
     }
-    if (status == FM_OK) atomic_store_explicit(&r->group[group].ready, true, memory_order_release);
+    if (status != FM_OK) return;
+    atomic_store_explicit(&r->group[group].ready, true, memory_order_release);
+    r->ready++;
+    pthread_cond_broadcast(&r->idle);
 }
 
 /* `read` is false for what is only counted, since the batch has failed already. Under the lock. */
@@ -301,7 +304,7 @@ fm_status fm_reader_start(fm_reader *r, const fm_read *reads, const int32_t *gro
         r->check = check;
         r->context = context;
         r->status = FM_OK;
-        r->next = r->done = 0;
+        r->next = r->done = r->ready = 0;
         r->count = count;
         pthread_cond_broadcast(&r->work);
     }
@@ -334,4 +337,14 @@ void fm_reader_drop(fm_reader *r)
 bool fm_reader_group_ready(fm_reader *r, int32_t group)
 {
     return group >= 0 && group < r->groups && atomic_load_explicit(&r->group[group].ready, memory_order_acquire);
+}
+
+int32_t fm_reader_progress(fm_reader *r, int32_t known, bool *over)
+{
+    pthread_mutex_lock(&r->lock);
+    while (r->ready <= known && r->done < r->count) pthread_cond_wait(&r->idle, &r->lock);
+    int32_t ready = r->ready;
+    *over = r->done == r->count;
+    pthread_mutex_unlock(&r->lock);
+    return ready;
 }

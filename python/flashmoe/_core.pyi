@@ -22,6 +22,9 @@ class Model:
         read_split: int = 0,
         prefill_rows: int = 0,
         expert_slots: int = 0,
+        eviction: str = "auto",
+        overlap: bool = True,
+        guess: bool = True,
     ) -> None: ...
     def info(self) -> dict[str, Any]: ...
     def close(self) -> None: ...

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flashmoe.tokenizer import Tokenizer
 
 KV_DTYPES = ("f32", "f16", "bf16")
+EVICTIONS = ("auto", "lru", "lfu", "slru", "static")
 STEP_END = 64
 """Prefill steps end at multiples of this position, so that results do not depend on their size."""
 
@@ -51,6 +52,9 @@ class Model:
         read: str = "auto",
         read_threads: int | None = None,
         read_split: int | None = None,
+        overlap: bool = True,
+        guess: bool = True,
+        eviction: str = "auto",
     ) -> None:
         """Open a model; touches no expert.
 
@@ -73,6 +77,13 @@ class Model:
                 expert, else what a measurement of the disk, made once, says is fastest.
             read_threads: Reads in flight, 1 to 256. ``None``: by that measurement, else 8.
             read_split: A record is read in 1, 2, 4 or 8 pieces. ``None``: likewise, else 1.
+            overlap: Compute while experts are being read. ``False`` is the plain order, for
+                comparison: compute, read, compute.
+            guess: While one token is decoded, also read what the next layer's router would pick
+                now; switches itself off where that does not pay. Needs ``overlap``.
+            eviction: Which experts stay in memory: ``"lru"`` those used last, ``"lfu"`` those used
+                most, ``"slru"`` those used more than once, ``"static"`` the first that came.
+                ``"auto"`` is ``"lru"``. None of the three changes what is computed.
 
         Raises:
             ModelFormatError: A file is not what it must be.
@@ -87,6 +98,8 @@ class Model:
 
         if kv_dtype is not None and kv_dtype not in KV_DTYPES:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
+        if eviction not in EVICTIONS:
+            raise ValueError(f"eviction must be one of {', '.join(EVICTIONS)}, not {eviction!r}")
         reading.check(read, read_threads, read_split)
         if experts_per_token is not None and experts_per_token < 1:
             raise ValueError(f"experts_per_token must be at least 1, not {experts_per_token}")
@@ -125,6 +138,9 @@ class Model:
             read=choice.read,
             read_threads=choice.threads,
             read_split=choice.split,
+            eviction=eviction,
+            overlap=overlap,
+            guess=guess,
         )
         self._info = self._core.info()
         self._reading = reading.refused(choice, self._info["read_direct"])

@@ -9,7 +9,6 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "check.h"
-#include "store/evict.h"
 #include "store/expert_store.h"
 
 /* ---- a pread that can be told to fail -------------------------------------------------- */
@@ -96,7 +95,7 @@ static void open_model(model *m, int32_t slots, bool direct, int32_t split, int3
     fm_reader_options how = {m->files, threads, split, direct};
     CHECK(fm_pages_map((size_t)slots * SLOT, &m->memory, NULL) == FM_OK);
     CHECK(fm_reader_open(&how, &m->reader, NULL) == FM_OK);
-    CHECK(fm_expert_store_open(&layout, m->reader, m->memory, SLOT, slots, &m->store, NULL) == FM_OK);
+    CHECK(fm_expert_store_open(&layout, m->reader, m->memory, SLOT, slots, FM_EVICT_LRU, &m->store, NULL) == FM_OK);
 }
 
 static void close_model(model *m)
@@ -244,16 +243,6 @@ static void test_slots(void)
     close_model(&m);
 }
 
-static void test_evict(void)
-{
-    fm_slot_use use[4] = {{.used = 5}, {.used = 3, .pinned = 1}, {.used = 4, .lent = 9}, {.used = 6}};
-    CHECK(fm_evict_choose(use, 4, 8) == 0);
-    CHECK(fm_evict_choose(use, 4, 9) == 2);
-    use[3].used = 0; /* empty ones first */
-    CHECK(fm_evict_choose(use, 4, 9) == 3);
-    CHECK(fm_evict_choose(use + 1, 1, 9) == -1);
-}
-
 static void test_files(void)
 {
     fm_file *files;
@@ -297,7 +286,6 @@ int main(void)
     test_failures();
     test_checks();
     test_slots();
-    test_evict();
     for (int f = 0; f < 2; f++) {
         char path[128];
         snprintf(path, sizeof path, "%s/%c.bin", directory, 'a' + f);

@@ -46,6 +46,18 @@ MODEL_OPTIONS = (
         callback=lambda _context, _option, value: int(value) if value else None,
         help="Pieces that an expert's record is read in.",
     ),
+    click.option(
+        "--overlap/--no-overlap",
+        default=True,
+        help="Compute while experts are read, or read, then compute.",
+    ),
+    click.option("--guess/--no-guess", default=True, help="Read ahead for the next layer."),
+    click.option(
+        "--eviction",
+        type=click.Choice(["auto", "lru", "lfu", "slru", "static"]),
+        default="auto",
+        help="Which experts stay in memory.",
+    ),
 )
 MODEL_NAMES = (
     "revision",
@@ -56,6 +68,9 @@ MODEL_NAMES = (
     "read",
     "read_threads",
     "read_split",
+    "overlap",
+    "guess",
+    "eviction",
 )
 
 SAMPLER_OPTIONS = (
