@@ -120,7 +120,7 @@ def test_an_expert_is_read_once_for_all(path):
     ids = tokens(50, seed=3)
     read = []
     for n in (1, 8):
-        model = core_model(path, prefill_rows=512)
+        model = core_model(path, prefill_rows=512, overlap=False)
         sessions = [_core.Session(model) for _ in range(n)]
         logits = [np.empty((1, VOCAB), np.float32) for _ in range(n)]
         feed = [ids] * n
@@ -141,11 +141,11 @@ def test_different_sequences_read_the_union(path):
     feed = [tokens(1, seed=i) for i in range(6)]
     none = np.empty((0, VOCAB), np.float32)
     for ids in feed:
-        model = core_model(path)
+        model = core_model(path, overlap=False)
         session = _core.Session(model)
         session.eval(ids, none)
         apart += bytes_read(session)
-    model = core_model(path)
+    model = core_model(path, overlap=False)
     sessions = [_core.Session(model) for _ in feed]
     _core.eval_together(sessions, feed, [none] * 6)
     together = bytes_read(*sessions)
@@ -411,7 +411,7 @@ def test_one_that_never_fits_says_so(tmp_path):
 def test_identical_prompts_read_the_bytes_of_one(speaking):
     read = []
     for n in (1, 6):
-        with Model(speaking) as model:
+        with Model(speaking, overlap=False) as model:  # nothing is read that is not asked for
             out = Generator(model, Sampler(temperature=0)).generate_batch(
                 ["hello"] * n, max_tokens=8
             )
