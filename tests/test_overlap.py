@@ -44,7 +44,10 @@ def run(model: _core.Model, ids, decode: int) -> tuple[np.ndarray, dict, dict]:
 
 
 def layers_with_experts(path) -> int:
-    return sum(line.startswith("experts ") for line in open_checkpoint(path).manifest.to_text().splitlines())
+    return sum(
+        line.startswith("experts ")
+        for line in open_checkpoint(path).manifest.to_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize("eviction", ["lru", "lfu", "slru", "static"])

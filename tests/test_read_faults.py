@@ -28,7 +28,7 @@ path, step, read = flashmoe.demo_model_path(), int(sys.argv[1]), sys.argv[2]
 def smallest():
     for budget in range(3_000_000, 40_000_000, 200_000):
         try:
-            return Model(path, memory=budget, threads=1, read=read)
+            return Model(path, memory=budget, threads=1, read=read, guess=False)
         except BudgetError:
             pass
 

@@ -32,6 +32,8 @@ using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device:
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Lines = nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 const char *status_name(fm_status status)
@@ -176,6 +178,26 @@ class Model
         d["kv_bytes_per_token"] = i.kv_bytes_per_token;
         d["held_bytes"] = i.held_bytes;
         return d;
+    }
+
+    void record(bool on) { fm_model_record(handle()->c, on); }
+
+    // How many lines there are; `out` must have their width.
+    int64_t recorded(Lines out)
+    {
+        fm_model_info i;
+        fm_model_describe(handle()->c, &i);
+        if (out.shape(1) != static_cast<size_t>(3 + i.experts_per_token)) throw nb::value_error("lines have another width");
+        return fm_model_recorded(handle()->c, out.data(), static_cast<int64_t>(out.shape(0)));
+    }
+
+    void expert_uses(Counts out)
+    {
+        fm_model_info i;
+        fm_model_describe(handle()->c, &i);
+        if (out.shape(0) != static_cast<size_t>(i.layers) || out.shape(1) != static_cast<size_t>(i.experts))
+            throw nb::value_error("the counts need a row a layer and a column an expert");
+        fm_model_expert_uses(handle()->c, out.data(), i.experts);
     }
 
   private:
@@ -392,6 +414,9 @@ NB_MODULE(_core, m)
              "experts_per_token"_a = 0, "kv"_a = "f16", "read"_a = "buffered", "read_threads"_a = 0, "read_split"_a = 0,
              "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "overlap"_a = true, "guess"_a = true)
         .def("info", &Model::info)
+        .def("record", &Model::record, "on"_a)
+        .def("recorded", &Model::recorded, "out"_a.noconvert())
+        .def("expert_uses", &Model::expert_uses, "out"_a.noconvert())
         .def("close", &Model::close)
         .def_prop_ro("closed", &Model::closed);
 

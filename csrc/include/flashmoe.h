@@ -75,7 +75,7 @@ typedef enum {
 
 /* Which expert gives up its slot. */
 typedef enum {
-    FM_EVICT_AUTO,  /* FM_EVICT_LRU */
+    FM_EVICT_AUTO,  /* FM_EVICT_LFU */
     FM_EVICT_LRU,   /* least recently used */
     FM_EVICT_LFU,   /* least frequently used */
     FM_EVICT_SLRU,  /* segmented LRU: what was used twice goes after what was used once */
@@ -134,6 +134,18 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
 fm_status fm_model_close(fm_model *model);
 
 void fm_model_describe(fm_model *model, fm_model_info *out);
+
+/*
+ * Record which experts the routers pick; on = 0 stops. What was recorded is forgotten. A line is: number of
+ * the eval, row in it, layer, then the row's experts, ascending, padded with -1 to the most that any layer takes.
+ */
+void fm_model_record(fm_model *model, int32_t on);
+
+/* Copy the first `lines` lines, of 3 + experts_per_token numbers each; how many there are. */
+int64_t fm_model_recorded(fm_model *model, int32_t *out, int64_t lines);
+
+/* How often each expert was picked since the model was opened: out[layers][experts]. */
+void fm_model_expert_uses(fm_model *model, int64_t *out, int32_t experts);
 
 /* ---- disk -------------------------------------------------------------- */
 

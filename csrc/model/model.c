@@ -67,6 +67,7 @@ static void tear_down(fm_model *m)
     if (m->backend) m->backend->ops->close(m->backend);
     if (m->files) fm_files_close(m->files, m->manifest.files);
     fm_manifest_free(&m->manifest);
+    free(m->trace.line);
     pthread_mutex_destroy(&m->turn);
     free(m);
 }
@@ -155,7 +156,7 @@ void fm_model_describe(fm_model *model, fm_model_info *out)
         .min_expert_slots = model->min_slots,
         .kv = model->options.kv,
         .read = model->options.read,
-        .evict = model->options.evict == FM_EVICT_AUTO ? FM_EVICT_LRU : model->options.evict,
+        .evict = model->options.evict == FM_EVICT_AUTO ? FM_EVICT_LFU : model->options.evict,
         .serial = model->options.serial,
         .no_guess = model->options.no_guess,
         .read_split = model->options.read_split,

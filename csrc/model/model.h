@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "model/activations.h"
+#include "model/trace.h"
 #include "model/weights.h"
 
 /* Tokens for which a session's KV cache has room at first, and by which it grows. */
@@ -27,6 +28,7 @@ struct fm_model {
     size_t kv_row_bytes;    /* one token, all layers */
     uint64_t session_bytes; /* held by open sessions */
     uint64_t expert_file_bytes;
+    fm_trace trace;
     int32_t sessions;
     pthread_mutex_t turn;
 };

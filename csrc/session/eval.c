@@ -261,6 +261,7 @@ static fm_status eval(const fm_append *part, int32_t parts, int32_t *at_fault, f
         .y = fm_tensor_first(m->room.y, rows),
     };
     fm_store_stats before = store_stats(m);
+    fm_trace_step(&m->trace);
     uint64_t started = fm_now_ns();
     FM_TRY(forward(&step, at_fault, err));
     for (int32_t i = 0; i < parts; i++) { /* only now: a failure leaves the old states */

@@ -180,6 +180,7 @@ static fm_status route(fm_step *s, fm_tensor scores, int32_t *distinct, uint64_t
     FM_TRY(s->op->wait(s->backend, *ticket, err)); /* one token: the layer's only wait */
     const uint8_t *host = s->op->host(scores.buf);
     FM_TRY(fm_route(spec, (const float *)(const void *)(host + scores.offset), s->rows, s->room->pick, s->room->count, err));
+    FM_TRY(fm_trace_add(&s->model->trace, s->layer, pick, s->rows, spec->k, err));
     *distinct = 0;
     for (int32_t i = 0; i < s->rows * spec->k; i++) {
         *distinct += !i || pick[i].expert != pick[i - 1].expert;

@@ -105,7 +105,7 @@ fm_status fm_evict_open(fm_evict_kind kind, int32_t slots, fm_evict **out, fm_er
 {
     fm_evict *e = calloc(1, sizeof *e);
     if (!e) return fm_fail(err, FM_MEMORY, "no memory for an eviction policy");
-    e->kind = kind == FM_EVICT_AUTO ? FM_EVICT_LRU : kind;
+    e->kind = kind == FM_EVICT_AUTO ? FM_EVICT_LFU : kind;
     e->seat = calloc((size_t)slots, sizeof *e->seat);
     e->heap = calloc((size_t)slots, sizeof *e->heap);
     if (!e->seat || !e->heap) {

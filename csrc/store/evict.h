@@ -18,7 +18,7 @@ typedef struct fm_evict fm_evict;
 /* Whether a slot may not go now. */
 typedef bool (*fm_evict_busy)(const void *context, int32_t slot);
 
-/* FM_EVICT_AUTO is FM_EVICT_LRU. All slots are empty. */
+/* FM_EVICT_AUTO is FM_EVICT_LFU. All slots are empty. */
 fm_status fm_evict_open(fm_evict_kind kind, int32_t slots, fm_evict **out, fm_error *err);
 void fm_evict_close(fm_evict *e);
 

@@ -83,7 +83,7 @@ class Model:
                 now; switches itself off where that does not pay. Needs ``overlap``.
             eviction: Which experts stay in memory: ``"lru"`` those used last, ``"lfu"`` those used
                 most, ``"slru"`` those used more than once, ``"static"`` the first that came.
-                ``"auto"`` is ``"lru"``. None of the three changes what is computed.
+                ``"auto"`` is ``"lfu"``. None of the three changes what is computed.
 
         Raises:
             ModelFormatError: A file is not what it must be.
@@ -221,6 +221,40 @@ class Model:
         finally:
             session.close()
         return out
+
+    def record_routes(self, on: bool = True) -> None:
+        """Begin to record which experts the routers pick, or stop; what was recorded is forgotten.
+
+        Args:
+            on: Whether to record from now on.
+        """
+        self._open().record(on)
+
+    def routes(self) -> NDArray[np.int32]:
+        """What :meth:`record_routes` has recorded.
+
+        Returns:
+            int32 ``[n, 3 + experts_per_token]``: number of the step, row in it, layer, then the
+            experts of that row in ascending order, padded with -1.
+        """
+        import numpy as np
+
+        core, width = self._open(), 3 + int(self._info["experts_per_token"])
+        lines = np.empty((core.recorded(np.empty((0, width), np.int32)), width), np.int32)
+        return lines[: core.recorded(lines)]
+
+    def expert_uses(self) -> NDArray[np.int64]:
+        """How often each expert was picked since the model was opened.
+
+        Returns:
+            int64 ``[layers, experts]``.
+        """
+        import numpy as np
+
+        shape = (self._info["num_hidden_layers"], self._info["num_experts"])
+        counts = np.zeros(shape, np.int64)
+        self._open().expert_uses(counts)
+        return counts
 
     def new_session(self) -> _core.Session:
         """A new sequence: KV cache and recurrent state. For :class:`flashmoe.Generator`."""

@@ -243,6 +243,56 @@ static void test_slots(void)
     close_model(&m);
 }
 
+/* Reads ahead of use: used once, never in the way of what is asked for, and a failure is told when it matters. */
+static void test_ahead(void)
+{
+    int32_t id[] = {0, 1, 2, 3}, other[] = {4, 5}, slot[4];
+    bool hit[4];
+    fm_error err = {0};
+    fm_store_stats stats;
+
+    model m; /* another layer is asked for first: it does not wait for what nobody has begun to read */
+    open_model(&m, 16, false, 1, 2);
+    CHECK(fm_expert_store_ahead(m.store, 1, NULL, EXPERTS, 0)); /* 4 of them: a quarter of the slots */
+    CHECK(fetch(&m, 0, other, 2, slot, &err) == FM_OK && holds(&m, slot[1], 0, 5));
+    CHECK(fetch(&m, 1, id, 4, slot, &err) == FM_OK);
+    for (int i = 0; i < 4; i++) CHECK(holds(&m, slot[i], 1, id[i]));
+    fm_expert_store_describe(m.store, &stats);
+    CHECK(stats.hits == 0 && stats.needed == 6 && stats.bytes_read == 6 * (PART_A + PART_B));
+    close_model(&m);
+
+    /* nothing else is asked for: the failure is that of the begin or finish that needs expert 1 */
+    open_model(&m, 16, false, 1, 1);
+    fail(2, 1, IO_ERROR);
+    CHECK(fm_expert_store_ahead(m.store, 1, NULL, EXPERTS, 0));
+    fm_expert_store_enter(m.store, 1, 4);
+    CHECK(fetch(&m, 1, id, 1, slot, &err) == FM_OK && holds(&m, slot[0], 1, 0));
+    CHECK(fetch(&m, 1, id + 2, 2, slot, &err) == FM_OK && holds(&m, slot[0], 1, 2)); /* given up, read again */
+    fm_status status = fetch(&m, 1, id, 2, slot, &err);
+    CHECK_THAT(status == FM_IO && strstr(err.message, "layer 1 expert 1: ") && strstr(err.message, ".bin: wanted"), "%s",
+               err.message);
+    CHECK(fetch(&m, 1, id, 4, slot, &err) == FM_OK && holds(&m, slot[1], 1, 1)); /* told once */
+    close_model(&m);
+
+    open_model(&m, 16, false, 1, 1); /* a guess gives way, and is counted */
+    fail(-1, 0, FINE);
+    fm_expert_store_guess(m.store, 1, id, 4, 0);
+    fm_expert_store_enter(m.store, 1, 2);
+    CHECK(fm_expert_store_begin(m.store, 1, (int32_t[]){0, 7}, 2, 0, slot, hit, &err) == FM_OK && !hit[1]);
+    CHECK(fm_expert_store_finish(m.store, &err) == FM_OK && holds(&m, slot[0], 1, 0) && holds(&m, slot[1], 1, 7));
+    fm_expert_store_enter(m.store, 2, 2);
+    fm_expert_store_describe(m.store, &stats);
+    CHECK(stats.guesses_used <= 1 && stats.guessed <= 4);
+    CHECK(stats.guess_bytes_wasted == (stats.guessed - stats.guesses_used) * (5056 + PART_B));
+    close_model(&m);
+
+    open_model(&m, 16, false, 1, 1); /* closed with reads in flight */
+    CHECK(fm_expert_store_ahead(m.store, 1, NULL, EXPERTS, 0));
+    CHECK(fm_expert_store_resize(m.store, 4, 0, &err) == FM_OK);
+    CHECK(fm_expert_store_ahead(m.store, 2, NULL, EXPERTS, 0));
+    close_model(&m);
+}
+
 static void test_files(void)
 {
     fm_file *files;
@@ -286,6 +336,7 @@ int main(void)
     test_failures();
     test_checks();
     test_slots();
+    test_ahead();
     for (int f = 0; f < 2; f++) {
         char path[128];
         snprintf(path, sizeof path, "%s/%c.bin", directory, 'a' + f);
