@@ -1,4 +1,4 @@
-"""Replay recorded expert picks with every eviction policy, and with Belady's, which knows the future.
+"""Replay recorded expert picks with every eviction policy, and with Belady's.
 
     python benchmarks/evict_traces.py record MODEL TRACE.npy [--tokens 200]
     python benchmarks/evict_traces.py replay TRACE.npy
@@ -109,9 +109,8 @@ def belady(trace: Sequence[Group], slots: int) -> int:
         for key in group:
             next_use[key].pop()
         held.update(group)
-        free = sorted(
-            held - set(group), key=lambda k: next_use[k][-1] if next_use[k] else sys.maxsize
-        )
+        later = {key: (next_use[key] or [sys.maxsize])[-1] for key in held - set(group)}
+        free = sorted(later, key=lambda key: (later[key], key))
         while len(held) > slots:
             held.remove(free.pop())
     return hits

@@ -1,4 +1,4 @@
-"""Reading while computing: the same bits, each expert read once, what is resident is used, guesses are counted."""
+"""Reading while computing: the same bits, experts read once, residents used, guesses counted."""
 
 from __future__ import annotations
 
@@ -44,10 +44,8 @@ def run(model: _core.Model, ids, decode: int) -> tuple[np.ndarray, dict, dict]:
 
 
 def layers_with_experts(path) -> int:
-    return sum(
-        line.startswith("experts ")
-        for line in open_checkpoint(path).manifest.to_text().splitlines()
-    )
+    lines = open_checkpoint(path).manifest.to_text().splitlines()
+    return sum(line.startswith("experts ") for line in lines)
 
 
 @pytest.mark.parametrize("eviction", ["lru", "lfu", "slru", "static"])
@@ -64,7 +62,7 @@ def test_the_bits_do_not_depend_on_overlap_guesses_or_eviction(path, eviction):
         for again in range(2):  # with what the first time left in the slots
             got, _, stats = run(model, ids, 8)
             assert np.array_equal(got, want), (slots, overlap, guess, rows, again)
-            assert overlap and guess or stats["experts_guessed"] == 0
+            assert (overlap and guess) or stats["experts_guessed"] == 0
         model.close()
 
 
