@@ -128,7 +128,8 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
 
 /* ---- affine weights times int8 activations ------------------------------------------------ */
 
-#define TILE 4 /* rows of x whose sums are built at once */
+#define TILE 3 /* rows of x whose sums stay in registers, for two panels */
+#define MOST 4 /* the most rows of x at once */
 
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 
@@ -249,11 +250,11 @@ static inline void pack(vu *v, int32_t n)
 
 /* dot[p][k] = 32 columns of panel p times those of row k of x: exact. */
 INLINE void dots(const vu *codes, bool packed, int32_t panels, int32_t planes, const int8_t *x, size_t x_stride, int32_t n,
-                 vi dot[2][TILE])
+                 vi dot[2][MOST])
 {
     (void)packed;
     for (int32_t plane = 0; plane < planes; plane++) {
-        __m256i sum[2][TILE];
+        __m256i sum[2][MOST];
         for (int32_t p = 0; p < panels; p++)
             for (int32_t k = 0; k < n; k++) sum[p][k] = _mm256_setzero_si256();
         for (int32_t i = 0; i < 8; i++)

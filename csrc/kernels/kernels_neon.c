@@ -127,7 +127,8 @@ static void quantise(const float *x, int32_t n, int8_t *q, float *scale, float *
 
 /* ---- affine weights times int8 activations ------------------------------------------------ */
 
-#define TILE 4 /* rows of x whose sums are built at once */
+#define TILE 4 /* rows of x whose sums stay in registers, for two panels */
+#define MOST 4 /* the most rows of x at once */
 
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 
@@ -253,7 +254,7 @@ static inline void pack(vu *v, int32_t n)
 }
 
 /* Panels of packed codes against rows k and l of x. */
-INLINE void dots_of_two(const vu *codes, int32_t panels, const int8_t *x, size_t x_stride, int32_t k, int32_t l, vi dot[2][TILE])
+INLINE void dots_of_two(const vu *codes, int32_t panels, const int8_t *x, size_t x_stride, int32_t k, int32_t l, vi dot[2][MOST])
 {
     int8x16_t both[4];
     for (int32_t i = 0; i < 4; i++)
@@ -277,7 +278,7 @@ static inline void pack(vu *v, int32_t n)
 
 /* dot[p][k] = 32 columns of panel p times those of row k of x: exact. */
 INLINE void dots(const vu *codes, bool packed, int32_t panels, int32_t planes, const int8_t *x, size_t x_stride, int32_t n,
-                 vi dot[2][TILE])
+                 vi dot[2][MOST])
 {
 #if defined(__ARM_FEATURE_MATMUL_INT8)
     if (packed) {

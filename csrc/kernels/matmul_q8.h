@@ -18,9 +18,11 @@
  *     PLANES(bits)            1, or 2 where products want codes below 16: low and high halves
  *     pack(v, n)              n vectors of turned codes into what `dots` takes as packed
  *     dots(...)               see there
+ *     TILE, MOST              rows of x at once: of kept codes, and at the most (4)
  */
 
 #define SPAN 4096 /* columns of few rows of x that are kept arranged */
+#define FEW 8     /* rows of x for which codes are turned on the way, MOST of them at a time */
 #define CHUNK 512 /* columns whose turned codes are kept, for many rows of x */
 #define GROUPS (SPAN / FM_Q8_BLOCK)
 
@@ -173,8 +175,8 @@ INLINE some_rows arrange_rows(int32_t bits, int32_t group, const fm_rows *x, int
 /* ---- products ------------------------------------------------------------------------- */
 
 /* What is added to the sums after a block and after a group. */
-INLINE void add_block(const vi dot[2][TILE], const line *const *grid, int32_t panels, int32_t group, int32_t b,
-                      const some_rows *x, int32_t n, vf sum[2][TILE])
+INLINE void add_block(const vi dot[2][MOST], const line *const *grid, int32_t panels, int32_t group, int32_t b,
+                      const some_rows *x, int32_t n, vf sum[2][MOST])
 {
     for (int32_t k = 0; k < n; k++)
         for (int32_t p = 0; p < panels; p++) {
@@ -183,7 +185,7 @@ INLINE void add_block(const vi dot[2][TILE], const line *const *grid, int32_t pa
         }
 }
 
-INLINE void add_group(const line *const *grid, int32_t panels, int32_t group, const some_rows *x, int32_t n, vf sum[2][TILE])
+INLINE void add_group(const line *const *grid, int32_t panels, int32_t group, const some_rows *x, int32_t n, vf sum[2][MOST])
 {
     for (int32_t k = 0; k < n; k++)
         for (int32_t p = 0; p < panels; p++)
@@ -193,7 +195,7 @@ INLINE void add_group(const line *const *grid, int32_t panels, int32_t group, co
 
 /* Few rows of x: codes go straight from memory into products. `bits` and `n` are constants where it is inlined. */
 INLINE void stream(const fm_matrix *w, const unpacker *u, int32_t bits, const panel_rows *p, const line *grid, int32_t column,
-                   int32_t columns, const some_rows *x, int32_t n, vf sum[2][TILE])
+                   int32_t columns, const some_rows *x, int32_t n, vf sum[2][MOST])
 {
     int32_t wide = w->quant.group / FM_Q8_BLOCK;
     size_t step = 4 * (size_t)bits * LANES; /* bytes of a block of this panel, and as many of the next, which follows */
@@ -202,22 +204,22 @@ INLINE void stream(const fm_matrix *w, const unpacker *u, int32_t bits, const pa
     for (int32_t group = 0, b = 0; b < columns / FM_Q8_BLOCK; group++) {
         for (int32_t end = b + wide; b < end; b++, next += step) {
             vu v[16];
-            vi dot[2][TILE];
+            vi dot[2][MOST];
             turn_codes(u, bits, p->codes, column + b * FM_Q8_BLOCK, v);
             for (size_t i = 0; i < step; i += 64) __builtin_prefetch(next + i);
             dots(v, false, 1, PLANES(bits), x->q + b * FM_Q8_BLOCK, x->q_stride, n, dot);
-            add_block((const vi(*)[TILE])dot, &grid, 1, group, b, x, n, sum);
+            add_block((const vi(*)[MOST])dot, &grid, 1, group, b, x, n, sum);
         }
         add_group(&grid, 1, group, x, n, sum);
     }
 }
 
-static inline void begin_sums(vf sum[TILE], int32_t n, int32_t column, const float *out, size_t out_stride, int32_t rows)
+static inline void begin_sums(vf sum[MOST], int32_t n, int32_t column, const float *out, size_t out_stride, int32_t rows)
 {
     for (int32_t k = 0; k < n; k++) sum[k] = column ? load_some(out + (size_t)k * out_stride, rows) : splat(0);
 }
 
-static inline void put_sums(const vf sum[TILE], int32_t n, float *out, size_t out_stride, int32_t rows)
+static inline void put_sums(const vf sum[MOST], int32_t n, float *out, size_t out_stride, int32_t rows)
 {
     for (int32_t k = 0; k < n; k++) {
         if (rows == LANES) store(out + (size_t)k * out_stride, sum[k]);
@@ -225,25 +227,55 @@ static inline void put_sums(const vf sum[TILE], int32_t n, float *out, size_t ou
     }
 }
 
-INLINE void few_rows(const fm_matrix *w, int32_t bits, int32_t first, int32_t last, const fm_rows *x, int32_t n, float *out,
-                     size_t out_stride)
+/* The same with the constants picked. */
+INLINE void stream_width(const fm_matrix *w, const unpacker *u, int32_t bits, const panel_rows *p, const line *grid,
+                         int32_t column, int32_t columns, const some_rows *x, int32_t n, vf sum[2][MOST])
 {
-    const unpacker u = make_unpacker(bits);
-    float sums[TILE * GROUPS];
-    int8_t q[TILE * SPAN];
+    switch (n) {
+    case 1: stream(w, u, bits, p, grid, column, columns, x, 1, sum); break;
+    case 2: stream(w, u, bits, p, grid, column, columns, x, 2, sum); break;
+    case 3: stream(w, u, bits, p, grid, column, columns, x, 3, sum); break;
+    default: stream(w, u, bits, p, grid, column, columns, x, 4, sum); break;
+    }
+}
+
+static void stream_rows(const fm_matrix *w, const unpacker *u, const panel_rows *p, const line *grid, int32_t column,
+                        int32_t columns, const some_rows *x, int32_t n, vf sum[2][MOST])
+{
+    switch (w->quant.bits) {
+    case 2: stream_width(w, u, 2, p, grid, column, columns, x, n, sum); break;
+    case 3: stream_width(w, u, 3, p, grid, column, columns, x, n, sum); break;
+    case 4: stream_width(w, u, 4, p, grid, column, columns, x, n, sum); break;
+    case 8: stream_width(w, u, 8, p, grid, column, columns, x, n, sum); break;
+    default: stream_width(w, u, w->quant.bits, p, grid, column, columns, x, n, sum); break;
+    }
+}
+
+/* Up to FEW rows of x, MOST of them at a time: what comes second finds the panel in the nearest cache. */
+static void few_rows(const fm_matrix *w, int32_t first, int32_t last, const fm_rows *x, float *out, size_t out_stride)
+{
+    const unpacker u = make_unpacker(w->quant.bits);
+    float sums[FEW * GROUPS];
+    int8_t q[FEW * SPAN];
     line grid[GROUPS];
-    vf sum[2][TILE];
 
     for (int32_t column = 0; column < w->cols; column += SPAN) {
         int32_t columns = w->cols - column < SPAN ? w->cols - column : SPAN;
-        some_rows in = arrange_rows(bits, w->quant.group, x, 0, n, column, columns, q, sums, SPAN);
+        some_rows all = arrange_rows(w->quant.bits, w->quant.group, x, 0, x->rows, column, columns, q, sums, SPAN);
         for (int32_t row = first; row < last; row += LANES) {
             int32_t rows = last - row < LANES ? last - row : LANES;
             panel_rows p = find_rows(w, row, last);
             turn_grid(w, &p, column, columns, grid);
-            begin_sums(sum[0], n, column, out + row, out_stride, rows);
-            stream(w, &u, bits, &p, grid, column, columns, &in, n, sum);
-            put_sums(sum[0], n, out + row, out_stride, rows);
+            for (int32_t r = 0; r < x->rows; r += MOST) {
+                int32_t n = x->rows - r < MOST ? x->rows - r : MOST;
+                float *to = out + (size_t)r * out_stride + row;
+                some_rows in = {all.q + r * SPAN, SPAN, all.scale + (size_t)r * all.scale_stride, all.scale_stride,
+                                all.sum + r * GROUPS};
+                vf sum[2][MOST];
+                begin_sums(sum[0], n, column, to, out_stride, rows);
+                stream_rows(w, &u, &p, grid, column, columns, &in, n, sum);
+                put_sums(sum[0], n, to, out_stride, rows);
+            }
         }
     }
 }
@@ -278,15 +310,15 @@ INLINE void tile(const block *w, int32_t panels, int32_t planes, fm_quant quant,
     const line *grid[2] = {w->grid[0], w->grid[1]};
     float sums[TILE * CHUNK / FM_Q8_BLOCK];
     int8_t q[TILE * CHUNK];
-    vf sum[2][TILE];
+    vf sum[2][MOST];
 
     some_rows in = arrange_rows(quant.bits, quant.group, x, r, n, column, columns, q, sums, CHUNK);
     for (int32_t p = 0; p < panels; p++) begin_sums(sum[p], n, column, out + p * LANES, out_stride, rows[p]);
     for (int32_t group = 0, b = 0; b < columns / FM_Q8_BLOCK; group++) {
         for (int32_t end = b + wide; b < end; b++) {
-            vi dot[2][TILE];
+            vi dot[2][MOST];
             dots(w->codes + b * panels * planes * 8, true, panels, planes, q + b * FM_Q8_BLOCK, CHUNK, n, dot);
-            add_block((const vi(*)[TILE])dot, grid, panels, group, b, &in, n, sum);
+            add_block((const vi(*)[MOST])dot, grid, panels, group, b, &in, n, sum);
         }
         add_group(grid, panels, group, &in, n, sum);
     }
@@ -338,22 +370,8 @@ static void many_rows(const fm_matrix *w, int32_t first, int32_t last, const fm_
 
 static void matmul_q8(const fm_matrix *w, int32_t first, int32_t last, const fm_rows *x, float *out, size_t out_stride)
 {
-#define FEW(bits)                                                          \
-    switch (x->rows) {                                                     \
-    case 1: few_rows(w, bits, first, last, x, 1, out, out_stride); return; \
-    case 2: few_rows(w, bits, first, last, x, 2, out, out_stride); return; \
-    case 3: few_rows(w, bits, first, last, x, 3, out, out_stride); return; \
-    default: break;                                                        \
-    }
-    switch (w->quant.bits) {
-    case 2: FEW(2) break;
-    case 3: FEW(3) break;
-    case 4: FEW(4) break;
-    case 8: FEW(8) break;
-    default: FEW(w->quant.bits) break;
-    }
-#undef FEW
-    many_rows(w, first, last, x, out, out_stride);
+    if (x->rows <= FEW) few_rows(w, first, last, x, out, out_stride);
+    else many_rows(w, first, last, x, out, out_stride);
 }
 
 static void matmul(const fm_matrix *w, int32_t first, int32_t last, const fm_rows *x, float *out, size_t out_stride)

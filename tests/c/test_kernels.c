@@ -166,6 +166,33 @@ static void one_product(const fm_kernels *k, fm_quant quant, int32_t rows, int32
     free(want);
 }
 
+/* The largest codes against the largest activations: no sum on the way may saturate. */
+static void one_extreme(const fm_kernels *k, int32_t bits, int32_t batch)
+{
+    enum { ROWS = 19, COLS = 128 };
+    weights w = make_weights((fm_quant){FM_AFFINE, FM_F32, bits, 32}, ROWS, COLS, 1);
+    activations a = make_rows(k, batch, COLS, k->q8, 3);
+    float *out = guarded((size_t)batch * ROWS), scale = 1, bias = 0;
+
+    memset(w.weight, 0xff, (size_t)ROWS * COLS * (size_t)bits / 8);
+    for (size_t i = 0; i < (size_t)ROWS * COLS / 32; i++) {
+        fm_numbers_encode(FM_F32, &scale, 1, (uint8_t *)w.scales + 4 * i);
+        fm_numbers_encode(FM_F32, &bias, 1, (uint8_t *)w.biases + 4 * i);
+    }
+    for (int32_t r = 0; r < batch; r++) {
+        for (int32_t j = 0; j < COLS; j++) a.x[r * COLS + j] = r % 2 ? -127.0f : 127.0f;
+        k->quantise(a.x + r * COLS, COLS, a.q + r * COLS, a.scale + r * COLS / FM_Q8_BLOCK, a.sum + r * COLS / FM_Q8_BLOCK);
+    }
+    k->matmul(&w.m, 0, ROWS, &a.rows, out, ROWS);
+    for (int32_t i = 0; i < batch * ROWS; i++) {
+        float want = (float)(((1 << bits) - 1) * 127 * COLS * (i / ROWS % 2 ? -1 : 1));
+        CHECK_THAT(out[i] == want, "%s %d bits, %d rows: %g is not %g", k->name, bits, batch, (double)out[i], (double)want);
+    }
+    free_weights(w);
+    free_rows(a);
+    free(out);
+}
+
 static void test_matmul(const fm_kernels *k)
 {
     static const int32_t bits[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 128}, widths[] = {1, 3, 7};
@@ -177,6 +204,8 @@ static void test_matmul(const fm_kernels *k)
                     one_product(k, quant, 13, groups[g] * widths[c], 1 + 4 * c, false, 1e-11);
                     if (k->q8) one_product(k, quant, 53, 128 * widths[c], 5 + 4 * c, true, 1e-4);
                 }
+    for (int32_t b = 0; b < 6; b++)
+        for (int32_t batch = 1; batch <= 16; batch += 5) one_extreme(k, bits[b], batch);
     for (int32_t batch = 1; batch <= 33; batch += 4)
         one_product(k, (fm_quant){FM_AFFINE, FM_BF16, 4, 64}, 90, 256, batch, k->q8, 1e-4);
     one_product(k, (fm_quant){FM_AFFINE, FM_BF16, 4, 32}, 5, 17 * 1024 + 32, 3, k->q8, 1e-4); /* wider than one pass */
