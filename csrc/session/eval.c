@@ -221,7 +221,9 @@ static void account(const fm_step *s, const fm_store_stats *before, uint64_t sta
     fm_store_stats after = store_stats(s->model);
     uint64_t hits = after.hits - before->hits, reads = after.needed - before->needed - hits;
     uint64_t bytes = after.bytes_read - before->bytes_read, elapsed = fm_now_ns() - started;
+    bool guesses = s->rows == 1 && !s->model->options.serial && !s->model->options.no_guess;
 
+    if (s->model->store && guesses && reads) fm_expert_store_took(s->model->store, elapsed);
     for (int32_t i = 0, first = 0; i < s->parts; first += s->part[i].n, i++) {
         fm_session_stats *t = &s->part[i].session->stats;
         int32_t end = first + s->part[i].n;

@@ -241,7 +241,6 @@ static void use(fm_expert_store *s, int32_t layer, const int32_t *id, const int3
         s->stats.needed++;
         s->stats.hits += !fm_evict_is_fresh(s->evict, slot[i]);
         s->stats.guesses_used += u->guessed;
-        s->judged_used += u->guessed;
         u->guessed = false;
         fm_evict_use(s->evict, slot[i], s->uses[fm_expert_key(s, layer, id[i])], s->scan, spare);
     }

@@ -5,9 +5,6 @@
 
 #include "store/expert_store_state.h"
 
-#define JUDGE_AFTER 64    /* guesses: enough to see whether they pay */
-#define PAUSE_LAYERS 4000 /* without guesses, before they are tried again */
-
 /* ---- life ------------------------------------------------------------------------- */
 
 void fm_expert_store_close(fm_expert_store *s)
@@ -118,35 +115,27 @@ fm_status fm_expert_store_resize(fm_expert_store *s, int32_t slots, uint64_t don
 
 /* ---- layers --------------------------------------------------------------------------- */
 
-/* Guesses that cost more bytes than they brought are left alone for a while. */
-static void judge(fm_expert_store *s)
-{
-    if (s->judged_used + s->judged_wasted < JUDGE_AFTER) return;
-    if (s->judged_used < s->judged_wasted) s->pause = PAUSE_LAYERS;
-    s->judged_used = s->judged_wasted = 0;
-}
-
 void fm_expert_store_enter(fm_expert_store *s, int32_t layer, int32_t distinct)
 {
     s->scan = (int64_t)distinct * s->layout.layers > s->slots;
-    if (s->pause) s->pause--;
     if (s->failed != NOWHERE && s->failed / s->width != layer) s->failed = NOWHERE; /* read ahead, and never needed */
     for (int32_t slot = fm_evict_first_fresh(s->evict), next; slot != NOWHERE; slot = next) {
         next = fm_evict_next(s->evict, slot);
         if (s->holds[slot] / s->width == layer || s->use[slot].loading) continue;
-        if (s->use[slot].guessed) {
-            s->judged_wasted++;
-            s->stats.guess_bytes_wasted += s->layout.layer[s->holds[slot] / s->width].bytes;
-        }
+        if (s->use[slot].guessed) s->stats.guess_bytes_wasted += s->layout.layer[s->holds[slot] / s->width].bytes;
         s->use[slot].guessed = false;
         fm_evict_stage(s->evict, slot);
     }
-    judge(s);
 }
 
 bool fm_expert_store_guesses(fm_expert_store *s)
 {
-    return !s->pause;
+    return fm_trial_on(&s->guessing);
+}
+
+void fm_expert_store_took(fm_expert_store *s, uint64_t ns)
+{
+    fm_trial_took(&s->guessing, ns);
 }
 
 void fm_expert_store_count(fm_expert_store *s, int32_t layer, int32_t expert)

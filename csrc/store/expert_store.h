@@ -107,8 +107,11 @@ bool fm_expert_store_ahead(fm_expert_store *store, int32_t layer, const int32_t 
 /* The same for a guess: a few experts, given up when begin has something to read. */
 void fm_expert_store_guess(fm_expert_store *store, int32_t layer, const int32_t *id, int32_t n, uint64_t done);
 
-/* Whether guesses have been worth their bytes lately; when not, they are tried again rarely. */
+/* Whether to guess in the present step. Steps with and without guesses take turns now and then; between, the faster way holds. */
 bool fm_expert_store_guesses(fm_expert_store *store);
+
+/* A step that could have guessed took so long. */
+void fm_expert_store_took(fm_expert_store *store, uint64_t ns);
 
 /* The device reads these slots until `ticket` is done. */
 void fm_expert_store_lend(fm_expert_store *store, const int32_t *slot, int32_t k, uint64_t ticket);

@@ -4,6 +4,7 @@
 
 #include "store/evict.h"
 #include "store/expert_store.h"
+#include "store/trial.h"
 
 #define NOWHERE (-1)
 
@@ -52,8 +53,7 @@ struct fm_expert_store {
     fm_status status;
     fm_error why;
 
-    uint64_t judged_used, judged_wasted; /* guesses since the last judgement */
-    int32_t pause;                       /* layers until guessing is tried again */
+    fm_trial guessing; /* whether it pays */
 };
 
 static inline int32_t fm_expert_key(const fm_expert_store *s, int32_t layer, int32_t expert)
