@@ -111,7 +111,6 @@ def test_what_is_no_result_is_refused(program: Path, answer: str) -> None:
     [
         (Setting(batch=2), "one sequence at a time, not 2"),
         (Setting(experts_per_token=4), "the model's own number of experts"),
-        (Setting(memory=10**9), "limit the whole process with --cap"),
     ],
 )
 def test_other_work_is_not_compared(program: Path, setting: Setting, why: str) -> None:

@@ -224,5 +224,3 @@ def _check(setting: Setting, engine: str) -> None:
         raise BenchError(f"{engine} is measured with one sequence at a time, not {setting.batch}")
     if setting.experts_per_token is not None:
         raise BenchError(f"{engine} uses the model's own number of experts per token")
-    if setting.memory is not None and setting.cap is None:
-        raise BenchError(f"{engine} has no memory budget; limit the whole process with --cap")

@@ -34,7 +34,8 @@ Every combination of the values is one line. Each visit is a process of its own;
 given, which is the worst case for keeping experts in memory. What is printed: the median and
 quartiles of the samples, expert bytes read from disk a token, the share of experts that were in
 memory, the share of the time spent waiting for reads, the most anonymous memory, and the floor:
-tokens a second if only the bytes had to move.
+tokens a second if only the bytes had to move. Other engines have no budget: --memory is ours alone,
+--cap limits all alike.
 """
 
 
@@ -151,6 +152,10 @@ def command(
     path = Path(find_model(model))
     settings = _settings(asked)
     engines: list[Engine] = [run.FlashMoE(path, _tokens(path, text))]
+    if plot:
+        from flashmoe.bench import plots
+
+        plots.check(plot)
     if compare:
         from flashmoe.bench.compare import parse_comparison
 
