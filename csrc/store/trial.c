@@ -1,3 +1,4 @@
+/* With and without, in turns; then the faster one, for a while. */
 #include "store/trial.h"
 
 #define BLOCK 4      /* steps alike, so that what one leaves for the next is paid by its own side */

@@ -13,7 +13,7 @@ VERBS = {
     "info": "A model's shapes, and what it needs of memory and disk.",
     "convert": "Pack a checkpoint for fast reading; quantise it if asked.",
     "verify": "Check every checksum of a model.",
-    "bench": "How fast a model runs here: budgets, contexts, batches, other engines.",
+    "bench": "How fast a model runs here, and other engines beside it.",
     "doctor": "What this machine can run, and the next command to type.",
 }
 
