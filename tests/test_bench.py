@@ -80,6 +80,14 @@ def test_a_visit_measures_and_counts(kind):
     assert seen["bytes_read_per_token"] > 0
     assert seen["info"]["memory"] == 10_000_000
     assert seen["info"]["num_experts"] == info["num_experts"]
+    tokens = 3 * (5 * 2 if kind == "decode" else 40)
+    uses = np.array(seen["expert_uses"])
+    assert uses.shape == (info["num_hidden_layers"], info["num_experts"])
+    assert (uses.sum(axis=1) == tokens * info["experts_per_token"]).all()
+    by_layer = sum(np.sum(ms) for ms in seen["layer_ms"].values())
+    whole = 1e3 * np.mean([1 / rate for rate in seen["samples"]])
+    assert set(seen["layer_ms"]) == {"mixer", "router", "read", "experts"}
+    assert 0.3 * whole < by_layer < 1.1 * whole
     if kind == "decode":
         assert len(seen["step_seconds"]) == 15
         steps = np.reshape(seen["step_seconds"], (3, 5)).sum(axis=1)

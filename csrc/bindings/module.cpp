@@ -200,6 +200,14 @@ class Model
         fm_model_expert_uses(handle()->c, out.data(), i.experts);
     }
 
+    void layer_ns(Counts out)
+    {
+        fm_model_info i;
+        fm_model_describe(handle()->c, &i);
+        if (out.shape(0) != static_cast<size_t>(i.layers) || out.shape(1) != 4) throw nb::value_error("the times need a row a layer");
+        fm_model_layer_ns(handle()->c, out.data());
+    }
+
   private:
     std::shared_ptr<ModelHandle> handle_;
 };
@@ -417,6 +425,7 @@ NB_MODULE(_core, m)
         .def("record", &Model::record, "on"_a)
         .def("recorded", &Model::recorded, "out"_a.noconvert())
         .def("expert_uses", &Model::expert_uses, "out"_a.noconvert())
+        .def("layer_ns", &Model::layer_ns, "out"_a.noconvert())
         .def("close", &Model::close)
         .def_prop_ro("closed", &Model::closed);
 

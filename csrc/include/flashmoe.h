@@ -147,6 +147,10 @@ int64_t fm_model_recorded(fm_model *model, int32_t *out, int64_t lines);
 /* How often each expert was picked since the model was opened: out[layers][experts]. */
 void fm_model_expert_uses(fm_model *model, int64_t *out, int32_t experts);
 
+/* Where the time of each layer went since the model was opened, in nanoseconds as the host saw them: out[layers][4]:
+ * the mixer; norm, scores and choice of experts; waiting for experts to be read; the rest of the feed-forward. */
+void fm_model_layer_ns(fm_model *model, int64_t *out);
+
 /* ---- disk -------------------------------------------------------------- */
 
 typedef struct {

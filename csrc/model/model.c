@@ -68,6 +68,7 @@ static void tear_down(fm_model *m)
     if (m->files) fm_files_close(m->files, m->manifest.files);
     fm_manifest_free(&m->manifest);
     free(m->trace.line);
+    free(m->layer_ns);
     pthread_mutex_destroy(&m->turn);
     free(m);
 }
@@ -94,6 +95,11 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
 
     FM_TRY_UNDO(fm_manifest_parse(manifest, length, options->experts_per_token, &m->manifest, err));
     const fm_model_spec *spec = &m->manifest.spec;
+    m->layer_ns = calloc((size_t)spec->layers, sizeof *m->layer_ns);
+    if (!m->layer_ns) {
+        status = fm_fail(err, FM_MEMORY, "no memory for the times of %d layers", spec->layers);
+        goto undo;
+    }
     FM_TRY_UNDO(fm_weights_plan(&m->manifest, &m->weights, err));
     FM_TRY_UNDO(open_files(m, directory, err));
     FM_TRY_UNDO(open_device(options->device, m->options.threads, &m->backend, err));

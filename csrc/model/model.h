@@ -29,6 +29,7 @@ struct fm_model {
     uint64_t session_bytes; /* held by open sessions */
     uint64_t expert_file_bytes;
     fm_trace trace;
+    fm_layer_ns *layer_ns; /* [layers] */
     int32_t sessions;
     pthread_mutex_t turn;
 };

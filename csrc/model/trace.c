@@ -75,3 +75,16 @@ void fm_model_expert_uses(fm_model *m, int64_t *out, int32_t experts)
             out[(size_t)l * (size_t)experts + (size_t)e] = e < width ? (int64_t)uses[(size_t)l * (size_t)width + (size_t)e] : 0;
     pthread_mutex_unlock(&m->turn);
 }
+
+void fm_model_layer_ns(fm_model *m, int64_t *out)
+{
+    pthread_mutex_lock(&m->turn);
+    for (int32_t l = 0; l < m->manifest.spec.layers; l++, out += 4) {
+        const fm_layer_ns *t = &m->layer_ns[l];
+        out[0] = (int64_t)t->mixer;
+        out[1] = (int64_t)t->route;
+        out[2] = (int64_t)t->wait;
+        out[3] = (int64_t)t->ffn;
+    }
+    pthread_mutex_unlock(&m->turn);
+}

@@ -1,4 +1,4 @@
-/* Which experts the routers picked, for every row: recorded when asked for. */
+/* What can be looked at afterwards: which experts the routers picked, and where the time of each layer went. */
 #ifndef FM_TRACE_H
 #define FM_TRACE_H
 
@@ -12,6 +12,11 @@ typedef struct {
     int32_t *line;      /* [lines][3 + k] */
     size_t lines, room; /* of lines */
 } fm_trace;
+
+/* Where a layer's time went. */
+typedef struct {
+    uint64_t mixer, route, wait, ffn;
+} fm_layer_ns;
 
 /* A new eval begins. */
 void fm_trace_step(fm_trace *trace);

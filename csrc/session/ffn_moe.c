@@ -1,4 +1,5 @@
 /* The feed-forward half of a layer whose experts are on disk. */
+#include "base/clock.h"
 #include "session/router.h"
 #include "session/step.h"
 
@@ -227,9 +228,10 @@ fm_status fm_ffn_moe(fm_step *s, fm_error *err)
     fm_tensor scores = fm_cut_take(&cut, s->rows, spec->route.experts);
     fm_tensor outs = fm_cut_take(&cut, s->rows * spec->route.k, s->x.cols);
     int32_t n = s->rows * spec->route.k, distinct;
-    uint64_t ticket;
+    uint64_t ticket, started = fm_now_ns();
 
     FM_TRY(route(s, scores, &distinct, &ticket, err));
+    s->model->layer_ns[s->layer].route += fm_now_ns() - started;
     fm_expert_store_enter(s->model->store, s->layer, distinct);
     FM_TRY(waves(s, &cut, outs, n, ticket, err));
     s->op->combine(s->backend, s->x, outs, s->room->pick, n);

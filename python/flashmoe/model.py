@@ -256,6 +256,20 @@ class Model:
         self._open().expert_uses(counts)
         return counts
 
+    def layer_seconds(self) -> dict[str, NDArray[np.float64]]:
+        """Where the time of each layer went since the model was opened, by the host's clock.
+
+        Returns:
+            Seconds, float64 ``[layers]`` each: ``mixer``; ``router``: norm, scores and choice;
+            ``read``: waiting for experts; ``experts``: the rest of the feed-forward.
+        """
+        import numpy as np
+
+        times = np.zeros((self._info["num_hidden_layers"], 4), np.int64)
+        self._open().layer_ns(times)
+        names = ("mixer", "router", "read", "experts")
+        return {name: times[:, i] / 1e9 for i, name in enumerate(names)}
+
     def new_session(self) -> _core.Session:
         """A new sequence: KV cache and recurrent state. For :class:`flashmoe.Generator`."""
         from flashmoe import _core

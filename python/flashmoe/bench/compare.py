@@ -126,7 +126,7 @@ class LlamaBench:
             BenchError: The program failed, or cannot do what the setting asks for.
         """
         _check(setting, self.name)
-        if setting.cold:
+        if setting.cold or setting.cap:
             drop_page_cache(self.model.parent)
         command = self.command(
             setting.kind,
@@ -167,7 +167,7 @@ class MlxLm:
         _check(setting, self.name)
         if setting.threads is not None:
             raise BenchError("mlx-lm takes no number of threads; leave --threads out")
-        if setting.cold:
+        if setting.cold or setting.cap:
             drop_page_cache(self.model)
         request = {"path": str(self.model), "setting": setting.as_dict(), "samples": samples}
         command = command_line(prefix, [sys.executable, "-m", "flashmoe.bench.mlx_visit"])

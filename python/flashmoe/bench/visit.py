@@ -31,6 +31,8 @@ WARM_TOKENS = 4
 def drop_page_cache(directory: Path) -> bool:
     """Ask the system to forget the pages of a directory's files.
 
+    Under a cap, too: pages that others have read do not count against it, and would be a gift.
+
     Args:
         directory: Of a model.
 
@@ -75,7 +77,7 @@ class Visit:
         import flashmoe
 
         self.setting = setting
-        self.dropped = drop_page_cache(Path(path)) if setting.cold else False
+        self.dropped = drop_page_cache(Path(path)) if setting.cold or setting.cap else False
         start = time.perf_counter()
         self.model: Model = flashmoe.Model(
             path,
@@ -139,12 +141,14 @@ class Visit:
         if not self.setting.cold:
             self._one_prefill(n)
         rates, seconds, counted = [], [], Counted()
+        before = self._layers()
         for _ in range(samples):
             took, stats = self._one_prefill(n)
             rates.append(n / took)
             seconds.append(took)
             counted.add(stats, n, took)
-        return {"samples": rates, "first_token_seconds": seconds, **counted.summary()}
+        layers = self._layers_since(before, samples * n)
+        return {"samples": rates, "first_token_seconds": seconds, **layers, **counted.summary()}
 
     def _one_prefill(self, n: int) -> tuple[float, dict[str, int]]:
         session = self.model.new_session()
@@ -179,6 +183,7 @@ class Visit:
         rates, times, counted = [], [], Counted()
         for _ in range(0 if setting.cold else WARM_TOKENS):
             step()
+        layers = self._layers()
         for _ in range(samples):
             before = [s.stats() for s in sessions]
             took = [_timed(step, self._look) for _ in range(setting.tokens)]
@@ -190,7 +195,23 @@ class Visit:
                 counted.add(delta, setting.tokens, sum(took))
         for session in sessions:
             session.close()
-        return {"samples": rates, "step_seconds": times, **counted.summary()}
+        since = self._layers_since(layers, samples * setting.tokens * len(sessions))
+        return {"samples": rates, "step_seconds": times, **since, **counted.summary()}
+
+    def _layers(self) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+        return self.model.layer_seconds(), self.model.expert_uses()
+
+    def _layers_since(
+        self, before: tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]], tokens: int
+    ) -> dict[str, Any]:
+        """Milliseconds a token by layer, and how often each expert was picked."""
+        seconds, uses = self._layers()
+        return {
+            "layer_ms": {
+                k: (1e3 * (v - before[0][k]) / tokens).tolist() for k, v in seconds.items()
+            },
+            "expert_uses": (uses - before[1]).tolist(),
+        }
 
 
 class Counted:
