@@ -53,6 +53,16 @@ typedef struct {
     float scale;
 } fm_attention_shape;
 
+/* One sequence's new rows on their way to attention. */
+typedef struct {
+    fm_tensor q, k, v;
+    fm_tensor q_norm, k_norm; /* of one head; buf is NULL: none */
+    fm_tensor table;          /* [rows][rope_dims]: cosines, then sines of these rows' positions */
+    fm_tensor keys, values;   /* the caches, from position 0 */
+    int32_t head_dim, position;
+    float eps;
+} fm_heads;
+
 typedef struct {
     int32_t key_heads, value_heads, key_dim, value_dim, conv_taps;
 } fm_delta_shape;
@@ -65,16 +75,24 @@ typedef struct {
     int32_t key_dim, value_dim;
 } fm_limits;
 
+/* How a device is opened. */
+typedef struct {
+    int32_t threads;     /* >= 1 */
+    const char *kernels; /* which of its kernels, by name; NULL: the best, or what FLASHMOE_KERNELS names */
+    const char *cache;   /* a directory for what it compiles; NULL: keep nothing */
+} fm_device_options;
+
 typedef struct {
     const char *name;
 
-    /* life. `threads` >= 1 */
-    fm_status (*open)(int32_t threads, fm_backend **out, fm_error *err);
+    /* life */
+    fm_status (*open)(const fm_device_options *options, fm_backend **out, fm_error *err);
     void (*close)(fm_backend *b);
     const char *(*variant)(const fm_backend *b); /* "avx512": which kernels serve it */
 
     /* memory: page-aligned, zeroed; `host` is NULL for a private buffer */
     fm_status (*alloc)(fm_backend *b, size_t bytes, fm_buf_kind kind, fm_buf **out, fm_error *err);
+    size_t (*largest)(const fm_backend *b); /* bytes of the largest buffer there can be */
     fm_status (*grow)(fm_backend *b, fm_buf *buf, size_t bytes, fm_error *err); /* contents kept */
     void (*discard)(fm_backend *b, fm_buf *buf, size_t at, size_t bytes);       /* give pages back */
     void (*release)(fm_backend *b, fm_buf *buf);                                /* NULL is fine */
@@ -96,11 +114,10 @@ typedef struct {
     void (*project)(fm_backend *b, const fm_projection *p, int32_t n, fm_tensor x);    /* several products of the same rows */
     void (*add)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor y);
     void (*swiglu)(fm_backend *b, fm_tensor out, fm_tensor gate, fm_tensor up);
-    void (*gate)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate); /* x * sigmoid(gate); gate may have 1 column */
+    void (*gate)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate); /* x * sigmoid(gate) */
 
-    /* attention. table: [rows][rope_dims], cosines then sines of the step's positions */
-    void (*rope)(fm_backend *b, fm_tensor x, fm_tensor table, int32_t head_dim);
-    void (*keep)(fm_backend *b, fm_tensor cache, fm_tensor rows, int32_t position);
+    /* append_kv: heads of q and k are normed, then turned, in place; k and v go into the caches at `position`. */
+    void (*append_kv)(fm_backend *b, const fm_heads *h);
     void (*attend)(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values, const fm_attention_shape *s,
                    int32_t position);
 
@@ -115,10 +132,11 @@ typedef struct {
     void (*gated_norm)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor z, fm_tensor weight, float eps);
 
     /* experts: row i of outs = down(swiglu(gate(x[pick[i].row]), up(x[pick[i].row]))).
-     * combine: x[pick[i].row] += pick[i].share * row i of outs, for i = 0, 1, ... in this order. */
+     * combine: x[pick[i].row] += pick[i].share * row i of outs, for i = 0, 1, ... in this order; then
+     * x[r] += sigmoid(score[r]) * shared[r], unless shared.buf is NULL. */
     void (*experts)(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes, const fm_pick *pick, int32_t n,
                     const fm_expert_shape *s);
-    void (*combine)(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n);
+    void (*combine)(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n, fm_tensor shared, fm_tensor score);
 } fm_backend_ops;
 
 struct fm_backend {

@@ -84,7 +84,8 @@ typedef enum {
 
 /* Zeroed options mean the defaults written here. */
 typedef struct {
-    const char *device;        /* NULL: first that opens; "cpu" */
+    const char *device;        /* "cpu" or "metal"; NULL: "cpu" */
+    const char *cache;         /* a directory where a device keeps what it compiled; NULL: nowhere */
     uint64_t memory;           /* ceiling for what the model and its sessions hold; 0: none */
     int32_t threads;           /* 0: every core this process may use */
     int32_t experts_per_token; /* 0: the model's own */

@@ -99,8 +99,8 @@ typedef struct {
 /* The tables this CPU can run, best first; the last is ref. Ends with NULL. */
 const fm_kernels *const *fm_kernels_available(void);
 
-/* The best, or the one named by FLASHMOE_KERNELS. FM_UNSUPPORTED names the
+/* The one called `name`; NULL: the best, or the one named by FLASHMOE_KERNELS. FM_UNSUPPORTED names the
  * ones there are when that name is unknown or this CPU lacks it. */
-fm_status fm_kernels_select(const fm_kernels **out, fm_error *err);
+fm_status fm_kernels_select(const char *name, const fm_kernels **out, fm_error *err);
 
 #endif

@@ -90,10 +90,10 @@ const fm_kernels *const *fm_kernels_available(void)
 }
 #endif
 
-fm_status fm_kernels_select(const fm_kernels **out, fm_error *err)
+fm_status fm_kernels_select(const char *name, const fm_kernels **out, fm_error *err)
 {
     const fm_kernels *const *have = fm_kernels_available();
-    const char *wanted = getenv("FLASHMOE_KERNELS");
+    const char *wanted = name ? name : getenv("FLASHMOE_KERNELS");
     char names[128] = "";
     size_t used = 0;
 
@@ -105,5 +105,6 @@ fm_status fm_kernels_select(const fm_kernels **out, fm_error *err)
         int n = snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", (*k)->name);
         used += n > 0 ? (size_t)n : 0;
     }
-    return fm_fail(err, FM_UNSUPPORTED, "FLASHMOE_KERNELS names \"%s\", but this CPU and build have %s", wanted, names);
+    return fm_fail(err, FM_UNSUPPORTED, "%s \"%s\", but this CPU and build have %s",
+                   name ? "there are no kernels" : "FLASHMOE_KERNELS names", wanted, names);
 }

@@ -1,6 +1,7 @@
 /* fm_model_*: opens what a manifest describes, within the budget. */
 #include "model/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,13 +9,19 @@
 #include "base/threads.h"
 #include "model/plan.h"
 
-static fm_status open_device(const char *name, int32_t threads, fm_backend **out, fm_error *err)
+static fm_status open_device(const fm_model_options *o, fm_backend **out, fm_error *err)
 {
-    const fm_backend_ops *const *ops = fm_backends();
-    if (!name) return (*ops)->open(threads, out, err);
-    for (; *ops; ops++)
-        if (strcmp((*ops)->name, name) == 0) return (*ops)->open(threads, out, err);
-    return fm_fail(err, FM_UNSUPPORTED, "this build has no device \"%s\"; it has \"cpu\"", name);
+    const fm_device_options how = {.threads = o->threads, .cache = o->cache};
+    const char *name = o->device ? o->device : "cpu";
+    char names[64] = "";
+    size_t used = 0;
+
+    for (const fm_backend_ops *const *ops = fm_backends(); *ops; ops++) {
+        if (strcmp((*ops)->name, name) == 0) return (*ops)->open(&how, out, err);
+        int n = snprintf(names + used, sizeof names - used, "%s\"%s\"", used ? ", " : "", (*ops)->name);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return fm_fail(err, FM_UNSUPPORTED, "this build has no device \"%s\"; it has %s", name, names);
 }
 
 static fm_status check_options(const fm_model_options *o, fm_error *err)
@@ -102,8 +109,8 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
     }
     FM_TRY_UNDO(fm_weights_plan(&m->manifest, &m->weights, err));
     FM_TRY_UNDO(open_files(m, directory, err));
-    FM_TRY_UNDO(open_device(options->device, m->options.threads, &m->backend, err));
-    m->options.device = NULL;
+    FM_TRY_UNDO(open_device(&m->options, &m->backend, err));
+    m->options.device = m->options.cache = NULL;
     m->slot_bytes = fm_plan_slot_bytes(&m->manifest);
     m->state_bytes = 2 * fm_plan_state_bytes(spec);
     m->kv_row_bytes = fm_plan_kv_row_bytes(spec, m->options.kv);

@@ -80,12 +80,16 @@ static double gb(uint64_t bytes)
     return (double)bytes / 1e9;
 }
 
-/* Rows of a step: many enough that an expert read serves several tokens, while scratch stays a small part of what is left. */
-static int32_t choose_rows(const fm_model *model, uint64_t left, bool streams)
+/*
+ * Rows of a step: many enough that an expert read serves several tokens, while scratch stays a small part of what is
+ * left beside the experts of one token. Where a fiftieth of all experts would fit at best, keeping them gains nothing:
+ * then up to half goes to rows, of which a prompt gains all the more.
+ */
+static int32_t choose_rows(const fm_model *model, uint64_t left, uint64_t experts)
 {
-    int32_t longest = model->manifest.spec.max_positions, rows = 2048;
-    if (!streams) rows = 512;
-    while (rows > 64 && (scratch(model, rows) > left / 6 || rows / 2 >= longest)) rows /= 2;
+    int32_t longest = model->manifest.spec.max_positions, rows = experts > left ? 2048 : 512;
+    uint64_t most = experts / 50 > left ? left / 2 : left / 6;
+    while (rows > 64 && (scratch(model, rows) > most || rows / 2 >= longest)) rows /= 2;
     return rows;
 }
 
@@ -103,7 +107,7 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
     if (!limit) limit = UINT64_MAX;
     if (!o->prefill_rows) {
         uint64_t left = limit > fixed ? limit - fixed : 0;
-        o->prefill_rows = choose_rows(model, left, (uint64_t)all * model->slot_bytes > left);
+        o->prefill_rows = choose_rows(model, left, (uint64_t)all * model->slot_bytes);
     }
     model->scratch_bytes = scratch(model, o->prefill_rows);
     fixed += model->scratch_bytes;
@@ -118,7 +122,12 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
                        gb(needed), gb(limit), gb(resident), o->prefill_rows, gb(model->scratch_bytes), gb(model->state_bytes),
                        FM_KV_STEP, gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest,
                        gb((uint64_t)fewest * model->slot_bytes));
+    size_t largest = model->backend->ops->largest(model->backend);
+    if (resident > largest || (uint64_t)fewest * model->slot_bytes > largest)
+        return fm_fail(err, FM_BUDGET, "the device's largest buffer is %.3f GB: too small for resident weights of %.3f GB or %d expert slots of %.3f GB",
+                       gb(largest), gb(resident), fewest, gb((uint64_t)fewest * model->slot_bytes));
     uint64_t slots = model->slot_bytes ? (limit - fixed) / model->slot_bytes : 0;
+    if (slots > largest / (model->slot_bytes ? model->slot_bytes : 1)) slots = largest / model->slot_bytes;
     if (slots > (uint64_t)all) slots = (uint64_t)all;
     if (o->expert_slots) {
         if (o->expert_slots < fewest)

@@ -16,8 +16,9 @@ typedef struct {
     int32_t ids;
 } wave;
 
-/* The expert that every row uses: resident, so it is computed while the routed ones are being read. */
-static void shared_expert(fm_step *s, fm_cut *cut)
+/* The expert that every row uses: resident, so it is computed while the routed ones are being read. Its part of the
+ * sum is left in s->y, the score that it is weighted with is returned. */
+static fm_tensor shared_expert(fm_step *s, fm_cut *cut)
 {
     fm_backend *b = s->backend;
     const fm_backend_ops *op = s->op;
@@ -30,7 +31,7 @@ static void shared_expert(fm_step *s, fm_cut *cut)
     op->project(b, reads, 3, s->normed);
     op->swiglu(b, gate, gate, up);
     op->matmul(b, s->y, w->shared_down, gate);
-    op->gate(b, s->y, s->y, score);
+    return score;
 }
 
 /* ---- reads ---------------------------------------------------------------------- */
@@ -194,7 +195,7 @@ static fm_status route(fm_step *s, fm_tensor scores, int32_t *distinct, uint64_t
  * Waves: while one is computed, the next is read. What one row needs is one wave, and so is what few rows need if
  * there are slots: then experts that are here are computed while the others are read, each as it arrives.
  */
-static fm_status waves(fm_step *s, fm_cut *cut, fm_tensor outs, int32_t n, uint64_t ticket, fm_error *err)
+static fm_status waves(fm_step *s, fm_cut *cut, fm_tensor outs, int32_t n, uint64_t ticket, fm_tensor *score, fm_error *err)
 {
     fm_expert_store *store = s->model->store;
     int32_t slots = fm_expert_store_slots(store), most = s->rows == 1 ? slots : slots / 2, reads = most;
@@ -209,7 +210,7 @@ static fm_status waves(fm_step *s, fm_cut *cut, fm_tensor outs, int32_t n, uint6
         FM_TRY(begin(s, &w, ticket, err));
         if (serial) FM_TRY(fm_expert_store_finish(store, err));
         if (!few) read_on(s, w.first[w.ids], n);
-        if (at == 0 && fm_step_spec(s)->shared_intermediate_size) shared_expert(s, cut);
+        if (at == 0 && fm_step_spec(s)->shared_intermediate_size) *score = shared_expert(s, cut);
         if (at == 0 && count_ready(s, &w) < w.ids) guesses = guess(s, cut, guessed);
         if (few && !serial) compute_as_they_come(s, outs, &w);
         if (!serial) FM_TRY(fm_expert_store_finish(store, err));
@@ -226,15 +227,15 @@ fm_status fm_ffn_moe(fm_step *s, fm_error *err)
     const fm_layer_spec *spec = fm_step_spec(s);
     fm_cut cut = fm_cut_start(s->room);
     fm_tensor scores = fm_cut_take(&cut, s->rows, spec->route.experts);
-    fm_tensor outs = fm_cut_take(&cut, s->rows * spec->route.k, s->x.cols);
+    fm_tensor outs = fm_cut_take(&cut, s->rows * spec->route.k, s->x.cols), shared = {0}, score = {0};
     int32_t n = s->rows * spec->route.k, distinct;
     uint64_t ticket, started = fm_now_ns();
 
     FM_TRY(route(s, scores, &distinct, &ticket, err));
     s->model->layer_ns[s->layer].route += fm_now_ns() - started;
     fm_expert_store_enter(s->model->store, s->layer, distinct);
-    FM_TRY(waves(s, &cut, outs, n, ticket, err));
-    s->op->combine(s->backend, s->x, outs, s->room->pick, n);
-    if (spec->shared_intermediate_size) s->op->add(s->backend, s->x, s->x, s->y);
+    FM_TRY(waves(s, &cut, outs, n, ticket, &score, err));
+    if (spec->shared_intermediate_size) shared = s->y;
+    s->op->combine(s->backend, s->x, outs, s->room->pick, n, shared, score);
     return FM_OK;
 }

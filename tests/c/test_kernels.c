@@ -361,8 +361,8 @@ int main(void)
     const fm_kernels *chosen;
     fm_error err;
     setenv("FLASHMOE_KERNELS", "ref", 1);
-    CHECK(fm_kernels_select(&chosen, &err) == FM_OK && strcmp(chosen->name, "ref") == 0);
+    CHECK(fm_kernels_select(NULL, &chosen, &err) == FM_OK && strcmp(chosen->name, "ref") == 0);
     setenv("FLASHMOE_KERNELS", "abacus", 1);
-    CHECK(fm_kernels_select(&chosen, &err) == FM_UNSUPPORTED && strstr(err.message, "abacus") && strstr(err.message, "ref"));
+    CHECK(fm_kernels_select(NULL, &chosen, &err) == FM_UNSUPPORTED && strstr(err.message, "abacus") && strstr(err.message, "ref"));
     return done();
 }

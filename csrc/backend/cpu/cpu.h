@@ -128,8 +128,7 @@ void fm_cpu_add(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor y);
 void fm_cpu_swiglu(fm_backend *b, fm_tensor out, fm_tensor gate, fm_tensor up);
 void fm_cpu_gate(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate);
 
-void fm_cpu_rope(fm_backend *b, fm_tensor x, fm_tensor table, int32_t head_dim);
-void fm_cpu_keep(fm_backend *b, fm_tensor cache, fm_tensor rows, int32_t position);
+void fm_cpu_append_kv(fm_backend *b, const fm_heads *h);
 void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values, const fm_attention_shape *s,
                    int32_t position);
 void fm_cpu_conv(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor taps, fm_tensor to, fm_tensor from);
@@ -140,6 +139,6 @@ void fm_cpu_gated_norm(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor z, f
 
 void fm_cpu_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes, const fm_pick *pick, int32_t n,
                     const fm_expert_shape *s);
-void fm_cpu_combine(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n);
+void fm_cpu_combine(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n, fm_tensor shared, fm_tensor score);
 
 #endif

@@ -12,15 +12,15 @@ static void cpu_close(fm_backend *b)
     free(c);
 }
 
-static fm_status cpu_open(int32_t threads, fm_backend **out, fm_error *err)
+static fm_status cpu_open(const fm_device_options *options, fm_backend **out, fm_error *err)
 {
     fm_status status;
     fm_cpu *c = calloc(1, sizeof *c);
     if (!c) return fm_fail(err, FM_MEMORY, "no memory for the device");
     c->base.ops = &fm_cpu_ops;
-    c->threads = threads;
-    FM_TRY_UNDO(fm_kernels_select(&c->k, err));
-    FM_TRY_UNDO(fm_pool_open(threads, &c->pool, err));
+    c->threads = options->threads;
+    FM_TRY_UNDO(fm_kernels_select(options->kernels, &c->k, err));
+    FM_TRY_UNDO(fm_pool_open(options->threads, &c->pool, err));
     *out = &c->base;
     return FM_OK;
 undo:
@@ -49,6 +49,12 @@ static fm_status cpu_alloc(fm_backend *b, size_t bytes, fm_buf_kind kind, fm_buf
     *buf = (fm_buf){host, bytes};
     *out = buf;
     return FM_OK;
+}
+
+static size_t cpu_largest(const fm_backend *b)
+{
+    (void)b;
+    return SIZE_MAX / 2;
 }
 
 static fm_status cpu_grow(fm_backend *b, fm_buf *buf, size_t bytes, fm_error *err)
@@ -166,6 +172,7 @@ const fm_backend_ops fm_cpu_ops = {
     .close = cpu_close,
     .variant = cpu_variant,
     .alloc = cpu_alloc,
+    .largest = cpu_largest,
     .grow = cpu_grow,
     .discard = cpu_discard,
     .release = cpu_release,
@@ -183,8 +190,7 @@ const fm_backend_ops fm_cpu_ops = {
     .add = fm_cpu_add,
     .swiglu = fm_cpu_swiglu,
     .gate = fm_cpu_gate,
-    .rope = fm_cpu_rope,
-    .keep = fm_cpu_keep,
+    .append_kv = fm_cpu_append_kv,
     .attend = fm_cpu_attend,
     .conv = fm_cpu_conv,
     .delta_gates = fm_cpu_delta_gates,

@@ -169,7 +169,8 @@ typedef struct {
     float *x;
     const float *outs;
     const fm_pick *pick;
-    int32_t n, cols, step;
+    const float *shared, *score; /* NULL: none */
+    int32_t n, rows, cols, step;
 } combine_job;
 
 /* A band of columns of every row, so that each sum runs in the order of the picks. */
@@ -181,12 +182,25 @@ static void combine_piece(void *context, int32_t piece, int32_t worker)
     for (int32_t i = 0; i < j->n; i++)
         j->k->axpy(j->x + (size_t)j->pick[i].row * (size_t)j->cols + first, j->pick[i].share,
                    j->outs + (size_t)i * (size_t)j->cols + first, n);
+    for (int32_t r = 0; j->shared && r < j->rows; r++) {
+        float one = 1, share;
+        j->k->gate(&share, &one, j->score + r, 1);
+        size_t at = (size_t)r * (size_t)j->cols + (size_t)first;
+        for (int32_t i = 0; i < n; i++, at++) {
+            float gated = j->shared[at] * share;
+            j->x[at] += gated;
+        }
+    }
 }
 
-void fm_cpu_combine(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n)
+void fm_cpu_combine(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n, fm_tensor shared, fm_tensor score)
 {
     fm_cpu *c = fm_cpu_of(b);
-    combine_job j = {c->k, fm_cpu_floats(x), fm_cpu_floats(outs), pick, n, x.cols, 512};
+    combine_job j = {c->k, fm_cpu_floats(x), fm_cpu_floats(outs), pick, NULL, NULL, n, x.rows, x.cols, 512};
+    if (shared.buf) {
+        j.shared = fm_cpu_floats(shared);
+        j.score = fm_cpu_floats(score);
+    }
     if (n < 64) j.step = x.cols; /* one token's sum is done sooner than handed over */
     fm_pool_run(c->pool, fm_pieces(x.cols, j.step), combine_piece, &j);
 }

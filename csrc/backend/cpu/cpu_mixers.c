@@ -13,47 +13,44 @@ static void *worker_scratch(const fm_cpu *c, int32_t worker)
 
 typedef struct {
     const fm_cpu *c;
-    float *x;
-    const float *table;
-    int32_t cols, head_dim, dims;
-} rope_job;
+    const fm_heads *h;
+} heads_job;
 
-static void rope_piece(void *context, int32_t row, int32_t worker)
+/* Every head of one row: its norm, if it has one, then its turn. */
+static void turn_heads(const heads_job *j, fm_tensor x, fm_tensor norm, int32_t row)
+{
+    const fm_heads *h = j->h;
+    int32_t dims = h->table.cols;
+    const float *turn = fm_cpu_floats(h->table) + (size_t)row * (size_t)dims;
+    float *head = fm_cpu_floats(x) + (size_t)row * (size_t)x.cols;
+    for (float *end = head + x.cols; head < end; head += h->head_dim) {
+        if (norm.buf) j->c->k->norm(head, head, fm_cpu_floats(norm), h->head_dim, h->eps);
+        j->c->k->rope(head, turn, turn + dims / 2, dims / 2);
+    }
+}
+
+static void keep(const heads_job *j, fm_tensor cache, fm_tensor x, int32_t row)
+{
+    size_t row_bytes = (size_t)cache.cols * fm_number_size(cache.quant.kind);
+    uint8_t *to = cache.buf->host + cache.offset + (size_t)(j->h->position + row) * row_bytes;
+    j->c->k->narrow(cache.quant.kind, fm_cpu_floats(x) + (size_t)row * (size_t)x.cols, x.cols, to);
+}
+
+static void heads_piece(void *context, int32_t row, int32_t worker)
 {
     (void)worker;
-    const rope_job *j = context;
-    const float *turn = j->table + (size_t)row * (size_t)j->dims;
-    float *head = j->x + (size_t)row * (size_t)j->cols;
-    for (int32_t h = 0; h < j->cols; h += j->head_dim) j->c->k->rope(head + h, turn, turn + j->dims / 2, j->dims / 2);
+    const heads_job *j = context;
+    turn_heads(j, j->h->q, j->h->q_norm, row);
+    turn_heads(j, j->h->k, j->h->k_norm, row);
+    keep(j, j->h->keys, j->h->k, row);
+    keep(j, j->h->values, j->h->v, row);
 }
 
-void fm_cpu_rope(fm_backend *b, fm_tensor x, fm_tensor table, int32_t head_dim)
+void fm_cpu_append_kv(fm_backend *b, const fm_heads *h)
 {
     fm_cpu *c = fm_cpu_of(b);
-    rope_job j = {c, fm_cpu_floats(x), fm_cpu_floats(table), x.cols, head_dim, table.cols};
-    fm_pool_run(c->pool, x.rows, rope_piece, &j);
-}
-
-typedef struct {
-    const fm_cpu *c;
-    fm_tensor cache, rows;
-    int32_t position;
-} keep_job;
-
-static void keep_piece(void *context, int32_t row, int32_t worker)
-{
-    (void)worker;
-    const keep_job *j = context;
-    size_t row_bytes = (size_t)j->cache.cols * fm_number_size(j->cache.quant.kind);
-    uint8_t *to = j->cache.buf->host + j->cache.offset + (size_t)(j->position + row) * row_bytes;
-    j->c->k->narrow(j->cache.quant.kind, fm_cpu_floats(j->rows) + (size_t)row * (size_t)j->rows.cols, j->rows.cols, to);
-}
-
-void fm_cpu_keep(fm_backend *b, fm_tensor cache, fm_tensor rows, int32_t position)
-{
-    fm_cpu *c = fm_cpu_of(b);
-    keep_job j = {c, cache, rows, position};
-    fm_pool_run(c->pool, rows.rows, keep_piece, &j);
+    heads_job j = {c, h};
+    fm_pool_run(c->pool, h->q.rows, heads_piece, &j);
 }
 
 /*

@@ -7,7 +7,7 @@ typedef struct {
     const fm_kernels *k;
     float *out;
     const float *x, *y;
-    int32_t cols, y_cols;
+    int32_t cols;
     float eps;
 } rows_job;
 
@@ -22,7 +22,7 @@ static void norm_piece(void *context, int32_t row, int32_t worker)
 void fm_cpu_norm(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor weight, float eps)
 {
     fm_cpu *c = fm_cpu_of(b);
-    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(weight), x.cols, 0, eps};
+    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(weight), x.cols, eps};
     fm_pool_run(c->pool, x.rows, norm_piece, &j);
 }
 
@@ -37,7 +37,7 @@ static void swiglu_piece(void *context, int32_t row, int32_t worker)
 void fm_cpu_swiglu(fm_backend *b, fm_tensor out, fm_tensor gate, fm_tensor up)
 {
     fm_cpu *c = fm_cpu_of(b);
-    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(gate), fm_cpu_floats(up), gate.cols, 0, 0};
+    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(gate), fm_cpu_floats(up), gate.cols, 0};
     fm_pool_run(c->pool, gate.rows, swiglu_piece, &j);
 }
 
@@ -47,19 +47,13 @@ static void gate_piece(void *context, int32_t row, int32_t worker)
     const rows_job *j = context;
     size_t at = (size_t)row * (size_t)j->cols;
 
-    if (j->y_cols == j->cols) {
-        j->k->gate(j->out + at, j->x + at, j->y + at, j->cols);
-        return;
-    }
-    float one = 1, share; /* one gate for the whole row */
-    j->k->gate(&share, &one, j->y + row, 1);
-    for (int32_t i = 0; i < j->cols; i++) j->out[at + (size_t)i] = j->x[at + (size_t)i] * share;
+    j->k->gate(j->out + at, j->x + at, j->y + at, j->cols);
 }
 
 void fm_cpu_gate(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate)
 {
     fm_cpu *c = fm_cpu_of(b);
-    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(gate), x.cols, gate.cols, 0};
+    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(gate), x.cols, 0};
     fm_pool_run(c->pool, x.rows, gate_piece, &j);
 }
 
@@ -74,7 +68,7 @@ static void add_piece(void *context, int32_t row, int32_t worker)
 void fm_cpu_add(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor y)
 {
     fm_cpu *c = fm_cpu_of(b);
-    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(y), x.cols, 0, 0};
+    rows_job j = {c->k, fm_cpu_floats(out), fm_cpu_floats(x), fm_cpu_floats(y), x.cols, 0};
     fm_pool_run(c->pool, x.rows, add_piece, &j);
 }
 
