@@ -90,8 +90,8 @@ static void attend_tile(const fm_kernels *k, fm_attention a, float *part, float 
         for (int32_t head = 0; head < KV_HEADS; head++) {
             fm_attention one = a;
             one.q += head * HEADS * DIM;
-            one.keys = (const uint16_t *)a.keys + head * DIM;
-            one.values = (const uint16_t *)a.values + head * DIM;
+            one.keys = (const uint16_t *)a.keys + head * DIM * FM_ATTEND_BLOCK;
+            one.values = (const uint16_t *)a.values + head * DIM * FM_ATTEND_BLOCK;
             float *sum = part + 2 * (size_t)head * floats, *next = sum + floats;
             one.part = begun ? next : sum;
             k->attend(&one);
@@ -118,7 +118,7 @@ static void attend(const fm_kernels *k, const float *x, int32_t rows, int32_t ke
                           .q_stride = Q,
                           .keys = kv,
                           .values = kv + cells,
-                          .stride = KV_HEADS * DIM,
+                          .block = (size_t)KV_HEADS * DIM * FM_ATTEND_BLOCK,
                           .kind = FM_F16,
                           .rows = rows,
                           .heads = HEADS,

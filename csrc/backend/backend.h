@@ -58,7 +58,7 @@ typedef struct {
     fm_tensor q, k, v;
     fm_tensor q_norm, k_norm; /* of one head; buf is NULL: none */
     fm_tensor table;          /* [rows][rope_dims]: cosines, then sines of these rows' positions */
-    fm_tensor keys, values;   /* the caches, from position 0 */
+    fm_tensor keys, values;   /* the caches, from position 0; how they are laid out is the device's affair */
     int32_t head_dim, position;
     float eps;
 } fm_heads;
@@ -92,7 +92,7 @@ typedef struct {
 
     /* memory: page-aligned, zeroed; `host` is NULL for a private buffer */
     fm_status (*alloc)(fm_backend *b, size_t bytes, fm_buf_kind kind, fm_buf **out, fm_error *err);
-    size_t (*largest)(const fm_backend *b); /* bytes of the largest buffer there can be */
+    size_t (*largest)(const fm_backend *b);                                     /* bytes of the largest buffer there can be */
     fm_status (*grow)(fm_backend *b, fm_buf *buf, size_t bytes, fm_error *err); /* contents kept */
     void (*discard)(fm_backend *b, fm_buf *buf, size_t at, size_t bytes);       /* give pages back */
     void (*release)(fm_backend *b, fm_buf *buf);                                /* NULL is fine */
@@ -116,7 +116,8 @@ typedef struct {
     void (*swiglu)(fm_backend *b, fm_tensor out, fm_tensor gate, fm_tensor up);
     void (*gate)(fm_backend *b, fm_tensor out, fm_tensor x, fm_tensor gate); /* x * sigmoid(gate) */
 
-    /* append_kv: heads of q and k are normed, then turned, in place; k and v go into the caches at `position`. */
+    /* append_kv: heads of q and k are normed, then turned, in place; k and v go into the caches at `position`,
+     * which have room for whole 64 positions and are read by attend alone. */
     void (*append_kv)(fm_backend *b, const fm_heads *h);
     void (*attend)(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm_tensor values, const fm_attention_shape *s,
                    int32_t position);
@@ -136,7 +137,8 @@ typedef struct {
      * x[r] += sigmoid(score[r]) * shared[r], unless shared.buf is NULL. */
     void (*experts)(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots, size_t slot_bytes, const fm_pick *pick, int32_t n,
                     const fm_expert_shape *s);
-    void (*combine)(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n, fm_tensor shared, fm_tensor score);
+    void (*combine)(fm_backend *b, fm_tensor x, fm_tensor outs, const fm_pick *pick, int32_t n, fm_tensor shared,
+                    fm_tensor score);
 } fm_backend_ops;
 
 struct fm_backend {

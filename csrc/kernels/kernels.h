@@ -36,14 +36,16 @@ typedef struct {
  * Keys [first, last) of one kv head, seen by `rows` rows of the query heads
  * that share it. `first` starts a part, or goes on where the call before ended:
  * a multiple of FM_ATTEND_BLOCK. Row r sees the keys 0 .. position + r; all
- * rows lie in the same FM_ATTEND_BLOCK positions. What comes out, for each query (rows times heads): sums of fm_attend_wide
+ * rows lie in the same FM_ATTEND_BLOCK positions. A cache is blocks of that many positions, `block` numbers apart:
+ * keys [head_dim][FM_ATTEND_BLOCK], so that a vector holds the same number of neighbouring keys, and values
+ * [FM_ATTEND_BLOCK][head_dim]. What comes out, for each query (rows times heads): sums of fm_attend_wide
  * numbers relative to e^top, then all tops, then all totals.
  */
 typedef struct {
     const float *q; /* [rows][heads][head_dim], rows q_stride apart */
     size_t q_stride;
-    const void *keys, *values; /* position 0 of this kv head, kind numbers, `stride` numbers apart */
-    size_t stride;
+    const void *keys, *values; /* the first block of this kv head, of kind numbers */
+    size_t block;
     fm_number kind;
     int32_t rows, heads, head_dim;
     int32_t position, first, last;
@@ -71,6 +73,17 @@ static inline size_t fm_attend_wide(int32_t head_dim)
     return (size_t)(head_dim + 31) / 32 * 32;
 }
 
+/* Where number i of position `at` lies in a cache, counted from the first block of its kv head. */
+static inline size_t fm_key_at(const fm_attention *a, int32_t at, int32_t i)
+{
+    return (size_t)(at / FM_ATTEND_BLOCK) * a->block + (size_t)i * FM_ATTEND_BLOCK + (size_t)(at % FM_ATTEND_BLOCK);
+}
+
+static inline size_t fm_value_at(const fm_attention *a, int32_t at, int32_t i)
+{
+    return (size_t)(at / FM_ATTEND_BLOCK) * a->block + (size_t)(at % FM_ATTEND_BLOCK) * (size_t)a->head_dim + (size_t)i;
+}
+
 /* Both in whole cache lines. */
 static inline size_t fm_attend_part(int32_t queries, int32_t head_dim)
 {
@@ -80,7 +93,7 @@ static inline size_t fm_attend_part(int32_t queries, int32_t head_dim)
 static inline size_t fm_attend_scratch(int32_t queries, int32_t head_dim)
 {
     size_t wide = fm_attend_wide(head_dim);
-    return ((size_t)queries * (wide + FM_ATTEND_BLOCK + 1) + FM_ATTEND_BLOCK * (wide + 32) + 15) / 16 * 16;
+    return ((size_t)queries * (wide + FM_ATTEND_BLOCK + 1) + FM_ATTEND_BLOCK * 32 + 15) / 16 * 16;
 }
 
 static inline size_t fm_delta_scratch(int32_t key_dim)

@@ -131,9 +131,11 @@ static void attend_block(const fm_attention *a, const float *q, int32_t at, int3
     float *number = a->scratch + 2 * (size_t)a->head_dim;
 
     for (int32_t j = 0; j < n; j++) {
-        load(a->kind, a->keys, (size_t)(at + j) * a->stride, a->head_dim, number);
         score[j] = 0;
-        for (int32_t i = 0; i < a->head_dim; i++) score[j] += (double)q[i] * (double)number[i];
+        for (int32_t i = 0; i < a->head_dim; i++) {
+            load(a->kind, a->keys, fm_key_at(a, at + j, i), 1, number);
+            score[j] += (double)q[i] * (double)number[0];
+        }
         score[j] *= (double)a->scale;
         if (score[j] > top) top = (double)(float)score[j];
     }
@@ -141,7 +143,7 @@ static void attend_block(const fm_attention *a, const float *q, int32_t at, int3
     for (int32_t i = 0; i < a->head_dim; i++) sum[i] = begins ? 0 : (double)out[i] * shrink;
     for (int32_t j = 0; j < n; j++) {
         double share = exp(score[j] - top);
-        load(a->kind, a->values, (size_t)(at + j) * a->stride, a->head_dim, number);
+        load(a->kind, a->values, fm_value_at(a, at + j, 0), a->head_dim, number);
         total += share;
         for (int32_t i = 0; i < a->head_dim; i++) sum[i] += share * (double)number[i];
     }

@@ -13,41 +13,17 @@ INLINE size_t size_of(fm_number kind)
     return kind == FM_F32 ? 4 : 2;
 }
 
-/* Where position `at_` lies. */
-static inline const uint8_t *cache_row(const fm_attention *a, const void *cache, int32_t at_)
+/* A number of the cache. */
+static inline const uint8_t *in_cache(const fm_attention *a, const void *cache, size_t number)
 {
-    return (const uint8_t *)cache + (size_t)at_ * a->stride * size_of(a->kind);
+    return (const uint8_t *)cache + number * size_of(a->kind);
 }
 
 /* How many bytes behind a number of this block the next block has it; 0 if there is none. */
 static inline size_t ahead_of(const fm_attention *a, int32_t block)
 {
     bool more = block + FM_ATTEND_BLOCK < a->position + a->rows;
-    return more ? FM_ATTEND_BLOCK * a->stride * size_of(a->kind) : 0;
-}
-
-/* n keys from position `first`, turned: strips of [head_dim][TILE_COLUMNS keys]. */
-INLINE void turn_keys(const fm_attention *a, fm_number kind, int32_t first, int32_t n, float *to)
-{
-    size_t stride = a->stride * size_of(kind), ahead = ahead_of(a, first);
-    for (int32_t j = 0; j < n; j += LANES) {
-        float *strip = to + (size_t)(j / TILE_COLUMNS) * (size_t)a->head_dim * TILE_COLUMNS + j % TILE_COLUMNS;
-        for (int32_t c = 0; c < a->head_dim; c += LANES, strip += LANES * TILE_COLUMNS) {
-            const uint8_t *from = cache_row(a, a->keys, first + j) + (size_t)c * size_of(kind);
-            bool all = n - j >= LANES && a->head_dim - c >= LANES;
-            vf v[LANES];
-            for (int32_t i = 0; ahead && i < LANES && (size_t)c * size_of(kind) % 64 == 0; i++)
-                __builtin_prefetch(from + (size_t)i * stride + ahead);
-#pragma GCC unroll 16
-            for (int32_t i = 0; i < LANES; i++)
-                v[i] = all ? widened(kind, from + (size_t)i * stride)
-                           : some(kind, from + (size_t)i * stride, j + i < n ? a->head_dim - c : 0);
-            transpose(v, LANES);
-#pragma GCC unroll 16
-            for (int32_t i = 0; i < LANES; i++)
-                if (c + i < a->head_dim) store(strip + i * TILE_COLUMNS, v[i]);
-        }
-    }
+    return more ? a->block * size_of(a->kind) : 0;
 }
 
 /* n scores become shares relative to the largest so far, zeros behind them; returns what is left of the sums before. */
@@ -92,12 +68,12 @@ static void add_values(const fm_attention *a, int32_t row, int32_t rows, int32_t
     size_t wide = fm_attend_wide(a->head_dim);
     int32_t first = row * a->heads;
     for (int32_t c = 0; c < a->head_dim; c += TILE_COLUMNS) {
-        const uint8_t *values = cache_row(a, a->values, block) + (size_t)c * size_of(a->kind);
+        const uint8_t *values = in_cache(a, a->values, fm_value_at(a, block, c));
         product p = {.a = score + (size_t)first * FM_ATTEND_BLOCK,
                      .b = values,
                      .c = a->part + (size_t)first * wide + c,
                      .a_stride = FM_ATTEND_BLOCK,
-                     .b_stride = a->stride,
+                     .b_stride = (size_t)a->head_dim,
                      .c_stride = wide,
                      .inner = n,
                      .fade = fade ? fade + first : NULL,
@@ -107,7 +83,7 @@ static void add_values(const fm_attention *a, int32_t row, int32_t rows, int32_t
             for (int32_t j = 0; j < n; j++)
                 for (int32_t v = 0; v < TILE_COLUMNS; v += LANES) {
                     int32_t left = a->head_dim - c - v;
-                    const uint8_t *from = values + ((size_t)j * a->stride + (size_t)v) * size_of(a->kind);
+                    const uint8_t *from = values + (size_t)(j * a->head_dim + v) * size_of(a->kind);
                     store(room + j * TILE_COLUMNS + v, left > 0 ? some(a->kind, from, left) : (vf){0});
                 }
             p.b = room;
@@ -124,7 +100,7 @@ static void attend(const fm_attention *a)
     int32_t queries = a->rows * a->heads;
     size_t dim = (size_t)a->head_dim, wide = fm_attend_wide(a->head_dim);
     float *top = a->part + (size_t)queries * wide, *total = top + queries;
-    float *q = a->scratch, *keys = q + (size_t)queries * dim, *room = keys + FM_ATTEND_BLOCK * wide;
+    float *q = a->scratch, *room = q + (size_t)queries * dim;
     float *score = room + FM_ATTEND_BLOCK * TILE_COLUMNS, *fade = score + (size_t)queries * FM_ATTEND_BLOCK;
 
     for (int32_t r = 0; r < a->rows; r++)
@@ -132,12 +108,16 @@ static void attend(const fm_attention *a)
     for (int32_t at_ = a->first; at_ < a->last; at_ += FM_ATTEND_BLOCK) {
         int32_t n = seen_by(a, a->rows - 1, at_);
         bool first = at_ % FM_ATTEND_PART == 0;
-        if (a->kind == FM_F16) turn_keys(a, FM_F16, at_, n, keys);
-        else if (a->kind == FM_BF16) turn_keys(a, FM_BF16, at_, n, keys);
-        else turn_keys(a, FM_F32, at_, n, keys);
-
         for (int32_t j = 0; j < n; j += TILE_COLUMNS) {
-            product p = {q, keys + (size_t)j * dim, score + j, dim, TILE_COLUMNS, FM_ATTEND_BLOCK, a->head_dim, NULL, FM_F32, 0};
+            product p = {.a = q,
+                         .b = in_cache(a, a->keys, fm_key_at(a, at_ + j, 0)),
+                         .c = score + j,
+                         .a_stride = dim,
+                         .b_stride = FM_ATTEND_BLOCK,
+                         .c_stride = FM_ATTEND_BLOCK,
+                         .inner = a->head_dim,
+                         .kind = a->kind,
+                         .ahead = ahead_of(a, at_)};
             multiply(&p, queries);
         }
         for (int32_t i = 0; i < queries; i++)

@@ -124,8 +124,10 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
                        gb((uint64_t)fewest * model->slot_bytes));
     size_t largest = model->backend->ops->largest(model->backend);
     if (resident > largest || (uint64_t)fewest * model->slot_bytes > largest)
-        return fm_fail(err, FM_BUDGET, "the device's largest buffer is %.3f GB: too small for resident weights of %.3f GB or %d expert slots of %.3f GB",
-                       gb(largest), gb(resident), fewest, gb((uint64_t)fewest * model->slot_bytes));
+        return fm_fail(
+            err, FM_BUDGET,
+            "the device's largest buffer is %.3f GB: too small for resident weights of %.3f GB or %d expert slots of %.3f GB",
+            gb(largest), gb(resident), fewest, gb((uint64_t)fewest * model->slot_bytes));
     uint64_t slots = model->slot_bytes ? (limit - fixed) / model->slot_bytes : 0;
     if (slots > largest / (model->slot_bytes ? model->slot_bytes : 1)) slots = largest / model->slot_bytes;
     if (slots > (uint64_t)all) slots = (uint64_t)all;

@@ -8,31 +8,46 @@ typedef struct {
     float *q, *key, *value;
 } attention_case;
 
+/* Keys and values into the caches, and back as what the caches hold. */
+static void keep_cells(attention_case *c)
+{
+    const fm_attention *a = &c->a;
+    size_t size = fm_number_size(a->kind);
+    for (int32_t at = 0; at < c->keys; at++)
+        for (int32_t i = 0; i < a->head_dim; i++) {
+            float *key = c->key + (size_t)(at * a->head_dim + i), *value = c->value + (size_t)(at * a->head_dim + i);
+            uint8_t *k = (uint8_t *)(uintptr_t)a->keys + fm_key_at(a, at, i) * size;
+            uint8_t *v = (uint8_t *)(uintptr_t)a->values + fm_value_at(a, at, i) * size;
+            fm_numbers_encode(a->kind, key, 1, k);
+            fm_numbers_encode(a->kind, value, 1, v);
+            fm_numbers_decode(a->kind, k, 1, key);
+            fm_numbers_decode(a->kind, v, 1, value);
+        }
+}
+
 /* Rows that end at the last of `keys` keys. The cache holds what its bytes say, exactly as many as it needs. */
 static attention_case make_attention(fm_number kind, int32_t rows, int32_t heads, int32_t dim, int32_t keys)
 {
-    size_t stride = (size_t)dim * 2, cells = (size_t)(keys - 1) * stride + (size_t)dim, size = fm_number_size(kind);
+    size_t block = (size_t)dim * 2 * FM_ATTEND_BLOCK, blocks = ((size_t)keys + FM_ATTEND_BLOCK - 1) / FM_ATTEND_BLOCK;
+    size_t room = (blocks - 1) * block + (size_t)dim * FM_ATTEND_BLOCK; /* of the second kv head only its first blocks */
+    size_t cells = (size_t)keys * (size_t)dim;
     size_t q_stride = (size_t)(heads * dim) + 5, queries = (size_t)rows * q_stride;
     attention_case c = {.keys = keys, .q = must(queries * 4), .key = must(cells * 4), .value = must(cells * 4)};
-    uint8_t *kc = must(cells * size), *vc = must(cells * size);
     fill(c.q, queries, 11);
     fill(c.key, cells, 12);
     fill(c.value, cells, 13);
-    fm_numbers_encode(kind, c.key, (int32_t)cells, kc);
-    fm_numbers_encode(kind, c.value, (int32_t)cells, vc);
-    fm_numbers_decode(kind, kc, (int32_t)cells, c.key);
-    fm_numbers_decode(kind, vc, (int32_t)cells, c.value);
     c.a = (fm_attention){.q = c.q,
                          .q_stride = q_stride,
-                         .keys = kc,
-                         .values = vc,
-                         .stride = stride,
+                         .keys = must(room * fm_number_size(kind)),
+                         .values = must(room * fm_number_size(kind)),
+                         .block = block,
                          .kind = kind,
                          .rows = rows,
                          .heads = heads,
                          .head_dim = dim,
                          .position = keys - rows,
                          .scale = 0.25f};
+    keep_cells(&c);
     return c;
 }
 
@@ -51,12 +66,12 @@ static void attention_truth(const attention_case *c, int32_t row, int32_t head, 
     const float *q = c->q + (size_t)row * c->a.q_stride + (size_t)(head * dim);
     double top = -INFINITY, total = 0, *p = must((size_t)seen * 8);
     for (int32_t t = 0; t < seen; t++) {
-        for (int32_t i = 0; i < dim; i++) p[t] += (double)q[i] * (double)c->key[(size_t)t * c->a.stride + (size_t)i] * 0.25;
+        for (int32_t i = 0; i < dim; i++) p[t] += (double)q[i] * (double)c->key[t * dim + i] * 0.25;
         top = fmax(top, p[t]);
     }
     for (int32_t t = 0; t < seen; t++) total += p[t] = exp(p[t] - top);
     for (int32_t t = 0; t < seen; t++)
-        for (int32_t i = 0; i < dim; i++) want[i] += p[t] / total * (double)c->value[(size_t)t * c->a.stride + (size_t)i];
+        for (int32_t i = 0; i < dim; i++) want[i] += p[t] / total * (double)c->value[t * dim + i];
     free(p);
 }
 
@@ -117,18 +132,14 @@ static void later_rows_are_unseen(const fm_kernels *k)
 {
     enum { ROWS = 8, DIM = 32, KEYS = 100 };
     attention_case c = make_attention(FM_F32, ROWS, 2, DIM, KEYS);
-    free((void *)(uintptr_t)c.a.keys);
-    free((void *)(uintptr_t)c.a.values);
-    size_t cells = ROWS * c.a.q_stride, last = (KEYS - 1) * c.a.stride;
+    size_t cells = ROWS * c.a.q_stride, last = (KEYS - 1) * DIM;
     float *out = guarded(cells);
     for (size_t i = last; i < last + DIM; i++) c.key[i] = c.value[i] = INFINITY;
-    c.a.keys = c.key, c.a.values = c.value; /* as bytes they are the same */
+    keep_cells(&c);
     run_attention(k, c.a, false, out);
     for (size_t r = 0; r < ROWS; r++) CHECK(isfinite(out[r * c.a.q_stride]) == (r < ROWS - 1));
     free(out);
-    free(c.q);
-    free(c.key);
-    free(c.value);
+    free_attention(c);
 }
 
 static void test_attend(const fm_kernels *k)

@@ -363,6 +363,7 @@ int main(void)
     setenv("FLASHMOE_KERNELS", "ref", 1);
     CHECK(fm_kernels_select(NULL, &chosen, &err) == FM_OK && strcmp(chosen->name, "ref") == 0);
     setenv("FLASHMOE_KERNELS", "abacus", 1);
-    CHECK(fm_kernels_select(NULL, &chosen, &err) == FM_UNSUPPORTED && strstr(err.message, "abacus") && strstr(err.message, "ref"));
+    CHECK(fm_kernels_select(NULL, &chosen, &err) == FM_UNSUPPORTED && strstr(err.message, "abacus") &&
+          strstr(err.message, "ref"));
     return done();
 }

@@ -14,6 +14,7 @@ static void *worker_scratch(const fm_cpu *c, int32_t worker)
 typedef struct {
     const fm_cpu *c;
     const fm_heads *h;
+    int32_t blocks; /* of the cache that get new positions */
 } heads_job;
 
 /* Every head of one row: its norm, if it has one, then its turn. */
@@ -29,28 +30,46 @@ static void turn_heads(const heads_job *j, fm_tensor x, fm_tensor norm, int32_t 
     }
 }
 
-static void keep(const heads_job *j, fm_tensor cache, fm_tensor x, int32_t row)
+/* One row's keys and values into the caches, whose layout fm_attention describes. */
+static void keep(const heads_job *j, int32_t row, void *room)
 {
-    size_t row_bytes = (size_t)cache.cols * fm_number_size(cache.quant.kind);
-    uint8_t *to = cache.buf->host + cache.offset + (size_t)(j->h->position + row) * row_bytes;
-    j->c->k->narrow(cache.quant.kind, fm_cpu_floats(x) + (size_t)row * (size_t)x.cols, x.cols, to);
+    const fm_heads *h = j->h;
+    int32_t dim = h->head_dim, kv_heads = h->k.cols / dim, at = h->position + row;
+    fm_number kind = h->keys.quant.kind;
+    fm_attention one = {.block = (size_t)h->k.cols * FM_ATTEND_BLOCK, .head_dim = dim};
+    size_t size = fm_number_size(kind), from = (size_t)row * (size_t)h->k.cols, head = 0;
+
+    for (int32_t i = 0; i < kv_heads; i++, from += (size_t)dim, head += (size_t)dim * FM_ATTEND_BLOCK) {
+        uint8_t *key = h->keys.buf->host + h->keys.offset + (head + fm_key_at(&one, at, 0)) * size;
+        uint8_t *value = h->values.buf->host + h->values.offset + (head + fm_value_at(&one, at, 0)) * size;
+        j->c->k->narrow(kind, fm_cpu_floats(h->v) + from, dim, value);
+        j->c->k->narrow(kind, fm_cpu_floats(h->k) + from, dim, room);
+        for (int32_t n = 0; n < dim; n++, key += FM_ATTEND_BLOCK * size)
+            memcpy(key, (const uint8_t *)room + (size_t)n * size, size);
+    }
 }
 
-static void heads_piece(void *context, int32_t row, int32_t worker)
+/* A block of positions, so that no two threads write side by side; or a row of queries. */
+static void heads_piece(void *context, int32_t piece, int32_t worker)
 {
-    (void)worker;
     const heads_job *j = context;
-    turn_heads(j, j->h->q, j->h->q_norm, row);
-    turn_heads(j, j->h->k, j->h->k_norm, row);
-    keep(j, j->h->keys, j->h->k, row);
-    keep(j, j->h->values, j->h->v, row);
+    if (piece >= j->blocks) {
+        turn_heads(j, j->h->q, j->h->q_norm, piece - j->blocks);
+        return;
+    }
+    int32_t row = piece * FM_ATTEND_BLOCK - j->h->position % FM_ATTEND_BLOCK, end = row + FM_ATTEND_BLOCK;
+    if (end > j->h->k.rows) end = j->h->k.rows;
+    for (row = row < 0 ? 0 : row; row < end; row++) {
+        turn_heads(j, j->h->k, j->h->k_norm, row);
+        keep(j, row, worker_scratch(j->c, worker));
+    }
 }
 
 void fm_cpu_append_kv(fm_backend *b, const fm_heads *h)
 {
     fm_cpu *c = fm_cpu_of(b);
-    heads_job j = {c, h};
-    fm_pool_run(c->pool, h->q.rows, heads_piece, &j);
+    heads_job j = {c, h, fm_pieces(h->position % FM_ATTEND_BLOCK + h->k.rows, FM_ATTEND_BLOCK)};
+    fm_pool_run(c->pool, j.blocks + h->q.rows, heads_piece, &j);
 }
 
 /*
@@ -77,7 +96,7 @@ static fm_attention attend_tile(const attend_job *j, int32_t tile, int32_t kv, f
     if (first < 0) first = 0;
     if (end > j->rows) end = j->rows;
     size_t numbers = (size_t)kv * (size_t)a.head_dim, at = (size_t)first * a.q_stride + numbers * (size_t)a.heads;
-    size_t head = numbers * fm_number_size(a.kind);
+    size_t head = numbers * FM_ATTEND_BLOCK * fm_number_size(a.kind);
 
     a.q += at;
     *out = j->out + at;
@@ -184,7 +203,7 @@ void fm_cpu_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, fm
         .q_stride = (size_t)q.cols,
         .keys = keys.buf->host + keys.offset,
         .values = values.buf->host + values.offset,
-        .stride = (size_t)s->kv_heads * (size_t)s->head_dim,
+        .block = (size_t)s->kv_heads * (size_t)s->head_dim * FM_ATTEND_BLOCK,
         .kind = keys.quant.kind,
         .heads = s->heads / s->kv_heads,
         .head_dim = s->head_dim,
