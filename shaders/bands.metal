@@ -8,12 +8,12 @@
  */
 
 /* Columns [at, at + FM_CHUNK) of a row of x, zeros behind its end. Unit u begins at float4 number u * FM_STAGED. */
-METAL_FUNC void stage_row(threadgroup float4 *staged, device const float *x, int at, int cols, uint thread)
+METAL_FUNC void stage_row(threadgroup float4 *staged, device const float *x, int at, int cols, uint index)
 {
     threadgroup float *to = (threadgroup float *)staged;
     int n = min(cols - at, FM_CHUNK);
     int whole = (n + FM_UNIT - 1) / FM_UNIT * FM_UNIT;
-    for (int c = int(thread); c < whole; c += FM_SIMDGROUPS * FM_LANES)
+    for (int c = int(index); c < whole; c += FM_SIMDGROUPS * FM_LANES)
         to[c / FM_UNIT * (4 * FM_STAGED) + c % FM_UNIT] = c < n ? x[at + c] : 0.0f;
 }
 

@@ -2,7 +2,8 @@
 
 /*
  * out[r][c] = silu(sum over t of taps[c][t] * row r - (taps - 1) + t), rows before the first from the state; behind the rows
- * of out, those of the next state: the last taps - 1 of state and input together. Grid: (channels / FM_ROW_THREADS, rows + taps - 1).
+ * of out, those of the next state: the last taps - 1 of state and input together.
+ * Grid: (channels / FM_ROW_THREADS, rows + taps - 1).
  */
 kernel void conv(constant fm_p_conv &p [[buffer(0)]], device const float *x [[buffer(1)]], device const float *from [[buffer(2)]],
                  device const float *taps [[buffer(3)]], device float *out [[buffer(4)]], device float *to [[buffer(5)]],

@@ -31,7 +31,8 @@ kernel void gated_norm(constant fm_p_rows &p [[buffer(0)]], device const float *
         out[at + ulong(c)] = x[at + ulong(c)] * turn * weight[c] * silu(z[at + ulong(c)]);
 }
 
-/* Queries and keys of the delta rule to unit length in place, queries also over sqrt(key_dim). Grid: (2 key_heads / simdgroups, rows). */
+/* Queries and keys of the delta rule to unit length in place, queries also over sqrt(key_dim).
+ * Grid: (2 key_heads / simdgroups, rows). */
 kernel void unit_norm(constant fm_p_delta &p [[buffer(0)]], device float *qkv [[buffer(1)]],
                       uint3 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
                       uint sg [[simdgroup_index_in_threadgroup]])

@@ -12,7 +12,7 @@ static size_t hidden_bytes(const fm_limits *l)
     return fm_align_up((size_t)l->picks * (size_t)l->intermediate_size * sizeof(float), 256);
 }
 
-/* A row's heads with their tops and totals take less than half as much again as the widest activation, a merged one three times. */
+/* Of one row, a part is less than half as much again as the widest activation, and what is merged three times that. */
 size_t fm_metal_parts_bytes(const fm_limits *l)
 {
     return (PART_SLOTS * 3 / 2) * fm_align_up((size_t)l->cols * sizeof(float), 256);

@@ -19,7 +19,7 @@ void fm_metal_append_kv(fm_backend *b, const fm_heads *h)
                     .head_dim = h->head_dim,
                     .rope_dims = h->table.cols,
                     .rows = h->q.rows,
-                    .position = h->position,
+                    .position = h->position % FM_KEY_BLOCK, /* the caches are bound from this block on */
                     .q_normed = h->q_norm.buf != NULL,
                     .k_normed = h->k_norm.buf != NULL,
                     .eps = h->eps};
