@@ -7,29 +7,25 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
+#ifdef EMU_ADDRESS /* kernels are built with AddressSanitizer */
 #include <sanitizer/asan_interface.h>
-#define EMU_ASAN 1
-#endif
-#endif
-#ifndef EMU_ASAN
-#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
-#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at), (void)(bytes))
+static constexpr size_t STACK = 256 << 10;
+static void poison(const void *at, size_t bytes) { __asan_poison_memory_region(at, bytes); }
+static void unpoison(const void *at, size_t bytes) { __asan_unpoison_memory_region(at, bytes); }
+#else
+static constexpr size_t STACK = 64 << 10;
+static void poison(const void *, size_t) {}
+static void unpoison(const void *, size_t) {}
 #endif
 
 namespace emu
 {
 namespace
 {
-#ifdef EMU_ASAN
-constexpr size_t STACK = 256 << 10;
-#else
-constexpr size_t STACK = 64 << 10;
-#endif
 constexpr size_t STRIDE = STACK + 4096 + 832; /* not a power of two: stacks would share sets of the cache */
 constexpr uint64_t CANARY = 0x5afe57acc5afe57a;
 constexpr uint32_t ARRAYS = 32, GAP = 64;
+constexpr size_t ARENA = EMU_GROUP_BYTES + (ARRAYS + EMU_BUFFERS + 2) * (GAP + 16);
 
 enum Kind { ENDED, SIMD, BARRIER };
 
@@ -74,7 +70,7 @@ Run run;
 Fiber fiber[EMU_THREADS], host;
 unsigned char *stacks;
 alignas(64) unsigned char slot[2][EMU_LANES * EMU_SLOT];
-alignas(64) unsigned char arena[EMU_GROUP_BYTES + (ARRAYS + EMU_BUFFERS + 2) * (GAP + 16)];
+unsigned char *arena; /* threadgroup memory, behind the stacks */
 int32_t chosen_order;
 pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 
@@ -209,7 +205,7 @@ void *take_memory(size_t bytes, const char *name)
         fail("'%s' brings threadgroup memory to %zu bytes, of %d", name, run.used, EMU_GROUP_BYTES);
     unsigned char *at = arena + run.arena_used + GAP;
     run.arena_used += GAP + ((bytes + 15) & ~(size_t)15);
-    ASAN_UNPOISON_MEMORY_REGION(at, bytes);
+    unpoison(at, bytes);
     memset(at, 0xff, bytes);
     watch::allow(at, bytes, THREADGROUP, true, name);
     return at;
@@ -234,7 +230,7 @@ uint64_t nth(uint64_t i, uint64_t n)
 
 void run_group()
 {
-    ASAN_POISON_MEMORY_REGION(arena, sizeof arena);
+    poison(arena, ARENA);
     memset(run.array, 0, sizeof run.array);
     run.used = run.arena_used = 0;
     run.simdgroup_at = run.lane_at = 0;
@@ -326,9 +322,10 @@ int run_all()
 int make_stacks()
 {
     if (stacks) return 0;
-    void *at = mmap(nullptr, EMU_THREADS * STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *at = mmap(nullptr, EMU_THREADS * STRIDE + ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) return refuse("no memory for the stacks of %d threads", EMU_THREADS);
     stacks = (unsigned char *)at;
+    arena = stacks + EMU_THREADS * STRIDE;
     return 0;
 }
 } // namespace
@@ -415,11 +412,12 @@ int emu_run(const emu_kernel *k, const emu_binding buffer[EMU_BUFFERS], const si
     run.kernel = k;
     run.error = error;
     run.error_bytes = error_bytes;
-    watch::begin(k);
-    int failed = set_sizes(groups, threads) || make_stacks() || bind_arguments(buffer, threadgroup_bytes) ||
+    int failed = make_stacks();
+    watch::begin(k, stacks, EMU_THREADS * STRIDE);
+    failed = failed || set_sizes(groups, threads) || bind_arguments(buffer, threadgroup_bytes) ||
                  set_constants(constant, constant_set) || run_all();
     watch::end();
-    ASAN_UNPOISON_MEMORY_REGION(stacks, EMU_THREADS * STRIDE);
+    if (failed) unpoison(stacks, EMU_THREADS * STRIDE); /* threads that were left where they stood */
     pthread_mutex_unlock(&one_at_a_time);
     return failed ? -1 : 0;
 }

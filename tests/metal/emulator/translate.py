@@ -288,7 +288,7 @@ def registration(kernels: list[Kernel], constants: dict[str, int]) -> str:
             f'{f"sizeof({p.pointee})" if "&" in p.type else "0"}, "{p.name}"}}, '
             for p in bound
         )
-        out.append(f"static void emu_call_{k.name}(const emu::Thread &t) {{ {k.name}({', '.join(given)}); }}")
+        out.append(f"EMU_UNWATCHED static void emu_call_{k.name}(const emu::Thread &t) {{ {k.name}({', '.join(given)}); }}")
         out.append(f"static const emu_param emu_params_{k.name}[] = {{ {table}{{}} }};")
         indices = "".join(f"{i}, " for i in k.constants)
         out.append(f"static const int32_t emu_constants_{k.name}[] = {{ {indices}-1 }};")
