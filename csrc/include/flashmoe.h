@@ -152,6 +152,32 @@ void fm_model_expert_uses(fm_model *model, int64_t *out, int32_t experts);
  * the mixer; norm, scores and choice of experts; waiting for experts to be read; the rest of the feed-forward. */
 void fm_model_layer_ns(fm_model *model, int64_t *out);
 
+/* ---- devices ------------------------------------------------------------ */
+
+/* The names of this build's devices, the first `room` of them; how many there are. */
+int32_t fm_devices(const char **names, int32_t room);
+
+typedef struct {
+    const char *device; /* "cpu" or "metal" */
+    const char *cache;  /* as fm_model_options has it */
+    int32_t threads;    /* 0: 1 */
+    int32_t quick;      /* 1: every verb, but few cases of each */
+} fm_selftest_options;
+
+typedef struct {
+    const char *verb;
+    char what[96];
+    double error, bound; /* squared error over energy, and the most it may be; NaN if the verb failed or gave one */
+    int32_t ok;
+    char message[512]; /* what the device said, if it failed */
+} fm_selftest_row;
+
+typedef void (*fm_selftest_tell)(void *context, const fm_selftest_row *row);
+
+/* Every verb of a device against the scalar CPU device, each case told in turn. FM_DEVICE if one was wrong; FM_UNSUPPORTED
+ * where there is no such device. */
+fm_status fm_selftest(const fm_selftest_options *options, fm_selftest_tell tell, void *context, fm_error *err);
+
 /* ---- disk -------------------------------------------------------------- */
 
 typedef struct {

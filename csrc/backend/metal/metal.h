@@ -11,7 +11,7 @@
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 
-#include "backend/backend.h"
+#include "backend/metal/metal_ops.h"
 #include "base/memory.h"
 
 struct fm_buf {
@@ -73,8 +73,6 @@ typedef struct {
     fm_buf *scratch;
     char variant[96];
 } fm_metal;
-
-extern const fm_backend_ops fm_metal_ops;
 
 static inline fm_metal *fm_metal_of(fm_backend *b)
 {

@@ -1,0 +1,60 @@
+/* Every verb of one device against the same verb of another. What the files of the selftest share. */
+#ifndef FM_SELFTEST_H
+#define FM_SELFTEST_H
+
+#include "backend/backend.h"
+
+#define FM_PAIR_BUFFERS 24
+
+/* Two devices that are given the same work: the one that is tested, and the one that is right. */
+typedef struct {
+    fm_backend *b[2];
+    bool quick, rounds; /* rounds: products of affine weights round activations to int8 */
+    fm_selftest_tell tell;
+    void *context;
+    fm_buf *buf[FM_PAIR_BUFFERS][2];
+    int32_t bufs;
+    uint64_t seed;
+    int32_t failed;
+    fm_status status; /* of what the selftest itself needs: memory */
+    fm_error *err;
+} fm_pair;
+
+/* The same tensor on both. */
+typedef struct {
+    fm_tensor on[2];
+} fm_twin;
+
+float fm_pair_random(fm_pair *p); /* in [-1, 1) */
+
+/* Numbers within +-size; a weight matrix of a format; one without contents; a buffer of so many bytes. */
+fm_twin fm_pair_rows(fm_pair *p, int32_t rows, int32_t cols, float size);
+fm_twin fm_pair_matrix(fm_pair *p, fm_quant quant, int32_t rows, int32_t cols);
+fm_twin fm_pair_empty(fm_pair *p, int32_t rows, int32_t cols);
+fm_twin fm_pair_bytes(fm_pair *p, size_t bytes);
+void fm_pair_fill_matrix(fm_pair *p, fm_quant quant, int32_t rows, int32_t cols, fm_twin to, size_t at);
+
+/* Wait for both, and tell how far `out` is from what is right. */
+void fm_pair_check(fm_pair *p, const char *verb, fm_twin out, double bound, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+/* Give all buffers back. */
+void fm_pair_end(fm_pair *p);
+
+/* selftest_rows.c, selftest_mixers.c, selftest_experts.c */
+void fm_selftest_rows(fm_pair *p);
+void fm_selftest_products(fm_pair *p);
+void fm_selftest_attention(fm_pair *p);
+void fm_selftest_delta(fm_pair *p);
+void fm_selftest_experts(fm_pair *p);
+
+/* All of it on two open devices, which need not have their scratch yet. FM_DEVICE if something was wrong. */
+fm_status fm_selftest_pair(fm_backend *tested, fm_backend *right, bool quick, bool rounds, fm_selftest_tell tell, void *context,
+                           fm_error *err);
+
+/* Call something on both: `name` of the device, with the tensors of each. */
+#define FM_BOTH(p, i) for (int i = 0; i < 2 && (p)->status == FM_OK; i++)
+
+#define FM_EXACT 1e-10 /* squared error over energy: sums in another order */
+
+#endif
