@@ -7,14 +7,28 @@
  * Each product of two rows is summed in one order (a lane's units one after another, then the lanes), however large the tile is.
  */
 
-/* Columns [at, at + FM_CHUNK) of a row of x, zeros behind its end. Unit u begins at float4 number u * FM_STAGED. */
-METAL_FUNC void stage_row(threadgroup float4 *staged, device const float *x, int at, int cols, uint index)
+/*
+ * Codes are not shifted down before they are multiplied: code i of a unit stays at its place in its word, and x is staged
+ * divided by that power of two, both of which are exact. Codes that lie in two words do have place 0.
+ */
+METAL_FUNC int place_of(int i, int bits)
+{
+    int shift = i * bits % 32;
+    return shift + bits <= 32 ? shift : 0;
+}
+
+/*
+ * Columns [at, at + FM_CHUNK) of a row of x, zeros behind its end, for codes of `bits`; 0: as they are.
+ * Unit u begins at float4 number u * FM_STAGED.
+ */
+METAL_FUNC void stage_row(threadgroup float4 *staged, device const float *x, int at, int cols, int bits, uint index)
 {
     threadgroup float *to = (threadgroup float *)staged;
     int n = min(cols - at, FM_CHUNK);
     int whole = (n + FM_UNIT - 1) / FM_UNIT * FM_UNIT;
+    float by = 1.0f / float(1u << place_of(int(index) % FM_UNIT, bits)); /* the same for all columns of a thread */
     for (int c = int(index); c < whole; c += FM_SIMDGROUPS * FM_LANES)
-        to[c / FM_UNIT * (4 * FM_STAGED) + c % FM_UNIT] = c < n ? x[at + c] : 0.0f;
+        to[c / FM_UNIT * (4 * FM_STAGED) + c % FM_UNIT] = c < n ? x[at + c] * by : 0.0f;
 }
 
 /* The words of unit `unit` of a matrix of codes. */
@@ -40,14 +54,22 @@ METAL_FUNC void load_unit(device const uchar *w, ulong unit, int bits, thread ui
     }
 }
 
-/* Code i of a unit. */
-METAL_FUNC float code_of(thread const uint *word, int i, int bits)
+/* Code i of a unit, at its place or (placed is false) shifted down. */
+METAL_FUNC float code_of(thread const uint *word, int i, int bits, bool placed)
 {
     int bit = i * bits;
     int shift = bit % 32;
-    uint q = word[bit / 32] >> shift;
-    if (shift + bits > 32) q |= word[bit / 32 + 1] << (32 - shift);
-    return float(q & ((1u << bits) - 1u));
+    uint mask = (1u << bits) - 1u;
+    if (shift + bits > 32) return float(((word[bit / 32] >> shift) | (word[bit / 32 + 1] << (32 - shift))) & mask);
+    if (placed) return float(word[bit / 32] & (mask << shift));
+    return float((word[bit / 32] >> shift) & mask);
+}
+
+/* What undoes the staging of columns 4 i to 4 i + 3 of a unit. */
+METAL_FUNC float4 places_of(int i, int bits)
+{
+    return float4(float(1u << place_of(4 * i, bits)), float(1u << place_of(4 * i + 1, bits)),
+                  float(1u << place_of(4 * i + 2, bits)), float(1u << place_of(4 * i + 3, bits)));
 }
 
 /* What a lane has read of a band: a unit of each row. */
@@ -81,10 +103,10 @@ METAL_FUNC void load_band(thread band_units<BAND> &u, device const uchar *w, con
     }
 }
 
-/* sum[r][t] += unit of row r . unit of staged row t */
+/* sum[r][t] += unit of row r . unit of staged row t, which is staged for codes of `staged_bits`: `bits` or 0. */
 template <int BAND>
 METAL_FUNC void add_codes(thread float (&sum)[BAND][FM_TILE], thread const band_units<BAND> &u, const threadgroup float4 *staged,
-                          int tile, uint lane, int bits)
+                          int tile, uint lane, int bits, int staged_bits)
 {
     float dot[BAND][FM_TILE];
     float total[FM_TILE];
@@ -97,16 +119,18 @@ METAL_FUNC void add_codes(thread float (&sum)[BAND][FM_TILE], thread const band_
 #pragma unroll
     for (int i = 0; i < FM_UNIT / 4; i++) {
         float4 x[FM_TILE];
+        float4 back = places_of(i, staged_bits);
 #pragma unroll
         for (int t = 0; t < FM_TILE; t++)
             if (t < tile) {
                 x[t] = staged[(t * FM_LANES + int(lane)) * FM_STAGED + i];
-                total[t] += (x[t].x + x[t].y) + (x[t].z + x[t].w);
+                total[t] = fma(x[t].w, back.w, fma(x[t].z, back.z, fma(x[t].y, back.y, fma(x[t].x, back.x, total[t]))));
             }
 #pragma unroll
         for (int r = 0; r < BAND; r++) {
-            float4 q = float4(code_of(u.word[r], 4 * i, bits), code_of(u.word[r], 4 * i + 1, bits),
-                              code_of(u.word[r], 4 * i + 2, bits), code_of(u.word[r], 4 * i + 3, bits));
+            bool placed = staged_bits != 0;
+            float4 q = float4(code_of(u.word[r], 4 * i, bits, placed), code_of(u.word[r], 4 * i + 1, bits, placed),
+                              code_of(u.word[r], 4 * i + 2, bits, placed), code_of(u.word[r], 4 * i + 3, bits, placed));
 #pragma unroll
             for (int t = 0; t < FM_TILE; t++)
                 if (t < tile) dot[r][t] = fma(q.w, x[t].w, fma(q.z, x[t].z, fma(q.y, x[t].y, fma(q.x, x[t].x, dot[r][t]))));
@@ -173,14 +197,29 @@ METAL_FUNC void add_numbers(thread float (&sum)[BAND][FM_TILE], device const uch
 template <int BAND>
 METAL_FUNC void add_band(thread float (&sum)[BAND][FM_TILE], thread const band_units<BAND> &u, device const uchar *w,
                          constant fm_p_matrix &m, int first, int at, const threadgroup float4 *staged, int tile, uint lane,
-                         int format)
+                         int format, int staged_bits)
 {
     if (format_kind(format) != FM_KIND_AFFINE) add_numbers<BAND>(sum, w, m, first, at, staged, tile, lane, format_kind(format));
-    else if (at + int(lane) * FM_UNIT < m.cols) add_codes<BAND>(sum, u, staged, tile, lane, format_bits(format));
+    else if (at + int(lane) * FM_UNIT < m.cols) add_codes<BAND>(sum, u, staged, tile, lane, format_bits(format), staged_bits);
 }
 
 template <int BAND> METAL_FUNC void clear_band(thread float (&sum)[BAND][FM_TILE])
 {
     for (int r = 0; r < BAND; r++)
         for (int t = 0; t < FM_TILE; t++) sum[r][t] = 0.0f;
+}
+
+/* out[x_first + t][first + r] = the sum over the lanes. */
+template <int BAND>
+METAL_FUNC void put_band(device float *out, thread const float (&sum)[BAND][FM_TILE], int rows, int first, int x_first, int tile,
+                         uint lane)
+{
+#pragma unroll
+    for (int r = 0; r < BAND; r++)
+#pragma unroll
+        for (int t = 0; t < FM_TILE; t++)
+            if (t < FC_TILE) {
+                float all = simd_sum(sum[r][t]);
+                if (lane == 0 && first + r < rows && t < tile) out[ulong(x_first + t) * ulong(rows) + ulong(first + r)] = all;
+            }
 }

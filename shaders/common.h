@@ -5,6 +5,7 @@ using namespace metal;
 constant int FC_FORMAT [[function_constant(0)]]; /* FM_FORMAT of the (first) matrix, or the kind of a cache's numbers */
 constant int FC_OTHER [[function_constant(1)]];  /* FM_FORMAT of the second matrix */
 constant int FC_TILE [[function_constant(2)]];   /* rows of x that a threadgroup has, 1 to FM_TILE */
+constant int FC_BAND [[function_constant(3)]];   /* rows of a matrix that a simdgroup has: 1, 2 or 4 */
 
 METAL_FUNC int format_kind(int format)
 {
@@ -47,6 +48,19 @@ METAL_FUNC float2 pair_at(device const uchar *from, ulong i, int kind)
         return float2(from_bf16(two), as_type<float>(two & 0xffff0000u));
     }
     return *((device const float2 *)((device const float *)from + i));
+}
+
+/* Numbers i to i + 3; i is a multiple of 4. */
+METAL_FUNC float4 four_at(device const uchar *from, ulong i, int kind)
+{
+    if (kind == FM_KIND_F32) return *((device const float4 *)((device const float *)from + i));
+    uint2 two = *((device const uint2 *)((device const ushort *)from + i));
+    if (kind == FM_KIND_BF16)
+        return float4(from_bf16(two.x), as_type<float>(two.x & 0xffff0000u), from_bf16(two.y),
+                      as_type<float>(two.y & 0xffff0000u));
+    float2 a = float2(as_type<half2>(two.x));
+    float2 b = float2(as_type<half2>(two.y));
+    return float4(a.x, a.y, b.x, b.y);
 }
 
 /* Round to nearest even, as fm_numbers_encode does. */

@@ -37,7 +37,7 @@ kernel void delta_gates(constant fm_p_rows &p [[buffer(0)]], device float *decay
     beta[i] = sigmoid(beta[i]);
 }
 
-constant int FC_STATE_ROWS [[function_constant(5)]]; /* rows of the state that a lane has: key_dim / 16, rounded up */
+constant int FC_STATE_ROWS [[function_constant(6)]]; /* rows of the state that a lane has: key_dim / 16, rounded up */
 
 /* Four numbers of which n are there, zeros for the others. */
 METAL_FUNC float4 load_four(device const float *from, int n)
@@ -61,6 +61,34 @@ METAL_FUNC float4 column_sum(float4 x)
     return x;
 }
 
+/* What a lane needs of a row: its rows' keys and queries (zeros behind key_dim), its columns' values, both gates. */
+struct delta_row {
+    float q[FM_STATE_ROWS];
+    float k[FM_STATE_ROWS];
+    float4 v;
+    float decay;
+    float beta;
+};
+
+METAL_FUNC void read_row(thread delta_row &to, constant fm_p_delta &p, device const float *qkv, device const float *decay,
+                         device const float *beta, int r, int head, int first, int column, int n)
+{
+    int key_width = p.key_heads * p.key_dim;
+    device const float *x = qkv + ulong(r) * ulong(2 * key_width + p.value_heads * p.value_dim);
+    device const float *q = x + head / (p.value_heads / p.key_heads) * p.key_dim;
+    ulong gate = ulong(r) * ulong(p.value_heads) + ulong(head);
+#pragma unroll
+    for (int i = 0; i < FM_STATE_ROWS; i++) {
+        int row = first + i * FM_STATE_STRIDE;
+        bool here = i < FC_STATE_ROWS && row < p.key_dim;
+        to.q[i] = here ? q[row] : 0.0f;
+        to.k[i] = here ? q[key_width + row] : 0.0f;
+    }
+    to.v = load_four(x + 2 * key_width + head * p.value_dim + column, n);
+    to.decay = decay[gate];
+    to.beta = beta[gate];
+}
+
 /*
  * S = e^decay S; write = beta (v - S'k); S += k write'; out = S'q, row after row: the state is in registers for all of them,
  * so chunks make no difference. A simdgroup has 8 columns, a lane four of these and every 16th row.
@@ -76,9 +104,6 @@ kernel void delta(constant fm_p_delta &p [[buffer(0)]], device const float *qkv 
     int column = (int(group.x) * FM_STATE_GROUPS + int(sg)) * FM_STATE_COLUMNS + int(lane % 2) * 4;
     int first = int(lane / 2);
     int n = clamp(p.value_dim - column, 0, 4);
-    int key_width = p.key_heads * p.key_dim;
-    int width = 2 * key_width + p.value_heads * p.value_dim;
-    int key_at = head / (p.value_heads / p.key_heads) * p.key_dim;
     ulong state = ulong(head) * ulong(p.key_dim) * ulong(p.value_dim) + ulong(column);
     float4 s[FM_STATE_ROWS];
 #pragma unroll
@@ -87,31 +112,27 @@ kernel void delta(constant fm_p_delta &p [[buffer(0)]], device const float *qkv 
         s[i] = float4(0.0f);
         if (i < FC_STATE_ROWS && row < p.key_dim) s[i] = load_four(from + state + ulong(row) * ulong(p.value_dim), n);
     }
+    delta_row next;
+    read_row(next, p, qkv, decay, beta, 0, head, first, column, n);
     for (int r = 0; r < p.rows; r++) {
-        device const float *q = qkv + ulong(r) * ulong(width) + ulong(key_at);
-        device const float *k = q + key_width;
-        device const float *v = qkv + ulong(r) * ulong(width) + ulong(2 * key_width + head * p.value_dim + column);
-        ulong gate = ulong(r) * ulong(p.value_heads) + ulong(head);
-        float keep = precise::exp(decay[gate]);
+        delta_row now = next;
+        if (r + 1 < p.rows) read_row(next, p, qkv, decay, beta, r + 1, head, first, column, n); /* while this one is computed */
+        float keep = precise::exp(now.decay);
         float4 seen = float4(0.0f);
 #pragma unroll
-        for (int i = 0; i < FM_STATE_ROWS; i++) {
-            int row = first + i * FM_STATE_STRIDE;
-            if (i < FC_STATE_ROWS && row < p.key_dim) {
+        for (int i = 0; i < FM_STATE_ROWS; i++)
+            if (i < FC_STATE_ROWS) {
                 s[i] = s[i] * keep;
-                seen = fma(s[i], float4(k[row]), seen);
+                seen = fma(s[i], float4(now.k[i]), seen);
             }
-        }
-        float4 write = (load_four(v, n) - column_sum(seen)) * beta[gate];
+        float4 write = (now.v - column_sum(seen)) * now.beta;
         float4 made = float4(0.0f);
 #pragma unroll
-        for (int i = 0; i < FM_STATE_ROWS; i++) {
-            int row = first + i * FM_STATE_STRIDE;
-            if (i < FC_STATE_ROWS && row < p.key_dim) {
-                s[i] = fma(float4(k[row]), write, s[i]);
-                made = fma(s[i], float4(q[row]), made);
+        for (int i = 0; i < FM_STATE_ROWS; i++)
+            if (i < FC_STATE_ROWS) {
+                s[i] = fma(float4(now.k[i]), write, s[i]);
+                made = fma(s[i], float4(now.q[i]), made);
             }
-        }
         made = column_sum(made);
         if (lane < 2)
             put_four(out + (ulong(r) * ulong(p.value_heads) + ulong(head)) * ulong(p.value_dim) + ulong(column), made, n);

@@ -1,6 +1,6 @@
 /*
  * New rows on their way to attention: a simdgroup has a head of q, k or v. Heads of q and k are normed and turned; q stays
- * in place, k and v go narrowed into the caches. A cache is blocks of FM_KEY_BLOCK positions: keys [head_dim][FM_KEY_BLOCK]
+ * in place, k and v go narrowed into the caches. A cache is blocks of FM_KEY_BLOCK positions: keys [head_dim / 2][FM_KEY_BLOCK][2]
  * of each kv head, so that neighbouring lanes read neighbouring keys, values [FM_KEY_BLOCK][head_dim].
  * Grid: ((q_heads + 2 kv_heads) / simdgroups, rows).
  */
@@ -19,6 +19,12 @@ METAL_FUNC float head_turn(device const float *x, int dim, int half_dims, float 
 METAL_FUNC float normed(device const float *x, device const float *weight, int i, bool has_norm, float turn)
 {
     return has_norm ? x[i] * turn * weight[i] : x[i];
+}
+
+/* Where number i of a key lies in its block. */
+METAL_FUNC ulong key_at(int i, int inside)
+{
+    return ulong((i / 2 * FM_KEY_BLOCK + inside) * 2 + i % 2);
 }
 
 kernel void append_kv(constant fm_p_heads &p [[buffer(0)]], device float *q [[buffer(1)]], device const float *k [[buffer(2)]],
@@ -50,16 +56,16 @@ kernel void append_kv(constant fm_p_heads &p [[buffer(0)]], device float *q [[bu
     } else if (head < p.q_heads + p.kv_heads) {
         head -= p.q_heads;
         device const float *x = k + (ulong(row) * ulong(p.kv_heads) + ulong(head)) * ulong(dim);
-        ulong to = (block + ulong(head)) * ulong(FM_KEY_BLOCK * dim) + ulong(inside);
+        ulong to = (block + ulong(head)) * ulong(FM_KEY_BLOCK * dim);
         float turn = head_turn(x, dim, half_dims, p.eps, lane);
         for (int i = int(lane); i < half_dims; i += FM_LANES) {
             float a = normed(x, k_norm, i, p.k_normed != 0, turn);
             float b = normed(x, k_norm, half_dims + i, p.k_normed != 0, turn);
-            put_number(keys, to + ulong(i * FM_KEY_BLOCK), fma(a, cosine[i], -(b * sine[i])), FC_FORMAT);
-            put_number(keys, to + ulong((half_dims + i) * FM_KEY_BLOCK), fma(b, cosine[i], a * sine[i]), FC_FORMAT);
+            put_number(keys, to + key_at(i, inside), fma(a, cosine[i], -(b * sine[i])), FC_FORMAT);
+            put_number(keys, to + key_at(half_dims + i, inside), fma(b, cosine[i], a * sine[i]), FC_FORMAT);
         }
         for (int i = 2 * half_dims + int(lane); i < dim; i += FM_LANES)
-            put_number(keys, to + ulong(i * FM_KEY_BLOCK), normed(x, k_norm, i, p.k_normed != 0, turn), FC_FORMAT);
+            put_number(keys, to + key_at(i, inside), normed(x, k_norm, i, p.k_normed != 0, turn), FC_FORMAT);
     } else {
         head -= p.q_heads + p.kv_heads;
         device const float *x = v + (ulong(row) * ulong(p.kv_heads) + ulong(head)) * ulong(dim);

@@ -1,32 +1,37 @@
-/* out[r][i] = row i of w . row r of x. Grid: (bands of w / FM_SIMDGROUPS, rows of x / FC_TILE). */
+/* out[r][i] = row i of w . row r of x. */
+
+template <int BAND>
+METAL_FUNC void matvec_band(constant fm_p_product &p, device const uchar *w, device const float *x, device float *out,
+                            threadgroup float4 *staged, uint3 group, uint lane, uint sg)
+{
+    int first = (int(group.x) * FM_SIMDGROUPS + int(sg)) * BAND;
+    int x_first = int(group.y) * FC_TILE;
+    int tile = min(FC_TILE, p.rows - x_first);
+    int cols = p.w.cols;
+    int bits = format_bits(FC_FORMAT);
+    float sum[BAND][FM_TILE];
+    band_units<BAND> units;
+    clear_band<BAND>(sum);
+
+    for (int at = 0; at < cols; at += FM_CHUNK) {
+        load_band<BAND>(units, w, p.w, first, at + int(lane) * FM_UNIT, FC_FORMAT);
+        if (at > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
+        for (int t = 0; t < tile; t++)
+            stage_row(staged + t * FM_LANES * FM_STAGED, x + ulong(x_first + t) * ulong(cols), at, cols, bits,
+                      sg * FM_LANES + lane);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        add_band<BAND>(sum, units, w, p.w, first, at, staged, FC_TILE, lane, FC_FORMAT, bits);
+    }
+    put_band<BAND>(out, sum, p.w.rows, first, x_first, tile, lane);
+}
+
+/* Grid: (bands of w / FM_SIMDGROUPS, rows of x / FC_TILE). */
 kernel void matvec(constant fm_p_product &p [[buffer(0)]], device const uchar *w [[buffer(1)]],
                    device const float *x [[buffer(2)]], device float *out [[buffer(3)]],
                    threadgroup float4 *staged [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]],
                    uint lane [[thread_index_in_simdgroup]], uint sg [[simdgroup_index_in_threadgroup]])
 {
-    int first = (int(group.x) * FM_SIMDGROUPS + int(sg)) * FM_BAND;
-    int x_first = int(group.y) * FC_TILE;
-    int tile = min(FC_TILE, p.rows - x_first);
-    int cols = p.w.cols;
-    float sum[FM_BAND][FM_TILE];
-    band_units<FM_BAND> units;
-    clear_band<FM_BAND>(sum);
-
-    for (int at = 0; at < cols; at += FM_CHUNK) {
-        load_band<FM_BAND>(units, w, p.w, first, at + int(lane) * FM_UNIT, FC_FORMAT);
-        if (at > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (int t = 0; t < tile; t++)
-            stage_row(staged + t * FM_LANES * FM_STAGED, x + ulong(x_first + t) * ulong(cols), at, cols, sg * FM_LANES + lane);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        add_band<FM_BAND>(sum, units, w, p.w, first, at, staged, FC_TILE, lane, FC_FORMAT);
-    }
-#pragma unroll
-    for (int r = 0; r < FM_BAND; r++)
-#pragma unroll
-        for (int t = 0; t < FM_TILE; t++)
-            if (t < FC_TILE) {
-                float all = simd_sum(sum[r][t]);
-                if (lane == 0 && first + r < p.w.rows && t < tile)
-                    out[ulong(x_first + t) * ulong(p.w.rows) + ulong(first + r)] = all;
-            }
+    if (FC_BAND == 4) matvec_band<4>(p, w, x, out, staged, group, lane, sg);
+    else if (FC_BAND == 2) matvec_band<2>(p, w, x, out, staged, group, lane, sg);
+    else matvec_band<1>(p, w, x, out, staged, group, lane, sg);
 }

@@ -15,7 +15,7 @@
 #endif
 
 #define FM_LANES 32
-#define FM_CONSTANTS 6 /* function constants, of which a kernel reads some: common.h, attend.metal, delta.metal */
+#define FM_CONSTANTS 7 /* function constants, of which a kernel reads some: common.h, attend.metal, delta.metal */
 
 /* Products: a simdgroup has a few rows of the matrix, a threadgroup stages a chunk of columns of up to FM_TILE rows of x. */
 #define FM_UNIT 32                    /* columns that a lane takes of a chunk: the smallest group of codes */
@@ -23,15 +23,15 @@
 #define FM_STAGED 9                   /* float4 of a staged unit: 8, and one between, so that lanes read different banks */
 #define FM_STAGE_BYTES (FM_LANES * FM_STAGED * 16)
 #define FM_TILE 4       /* most rows of x that share what is read of the weights */
-#define FM_BAND 4       /* rows of the matrix that a simdgroup has; of each of two matrices, half of it */
+#define FM_BAND 4       /* most rows of the matrix that a simdgroup has */
 #define FM_SIMDGROUPS 8 /* of a threadgroup in products */
 
 #define FM_ROW_THREADS 256 /* of a threadgroup that has one row */
 
-/* Attention: caches are blocks of positions; scores are summed up in parts, a simdgroup has an eighth of one. */
+/* Attention: caches are blocks of positions; scores are summed up in parts, a simdgroup has a block of one. */
 #define FM_KEY_BLOCK 64
-#define FM_KEY_PART 1024
-#define FM_SLICES 8     /* simdgroups of a threadgroup: each two blocks of a part */
+#define FM_SLICES 8 /* simdgroups of a threadgroup */
+#define FM_KEY_PART (FM_SLICES * FM_KEY_BLOCK)
 #define FM_QUERIES 4    /* queries of a threadgroup: heads of a row, or of neighbouring rows */
 #define FM_MOST_PAIRS 4 /* pairs of numbers a lane has of a head: 64 numbers each */
 #define FM_MOST_HEAD_DIM (2 * FM_LANES * FM_MOST_PAIRS)

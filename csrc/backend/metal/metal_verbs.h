@@ -87,6 +87,13 @@ static inline int32_t fm_metal_format(fm_quant q)
     return q.kind == FM_AFFINE ? FM_FORMAT((int32_t)q.kind, (int32_t)q.scale, q.bits, q.group) : (int32_t)q.kind;
 }
 
+/* Rows of a matrix for each simdgroup, `most` if there is enough to do for all of the device. It changes no sum. */
+static inline int32_t fm_metal_band(int32_t rows, uint32_t tiles, int32_t most)
+{
+    while (most > 1 && (size_t)rows * tiles < 2048 * (size_t)most) most /= 2;
+    return most;
+}
+
 /* How a matrix lies, and its bytes. */
 fm_p_matrix fm_metal_matrix(fm_quant quant, int32_t rows, int32_t cols, size_t *bytes);
 

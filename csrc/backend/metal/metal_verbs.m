@@ -15,7 +15,9 @@ void fm_metal_matmul(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x
 {
     size_t bytes;
     int32_t tile = x.rows < FM_TILE ? x.rows : FM_TILE;
-    fm_constants c = {{fm_metal_format(weight.quant), 0, tile}};
+    uint32_t tiles = fm_metal_pieces((size_t)x.rows, (size_t)tile);
+    int32_t band = fm_metal_band(weight.rows, tiles, FM_BAND);
+    fm_constants c = {{fm_metal_format(weight.quant), 0, tile, band}};
     fm_p_product p = {.w = fm_metal_matrix(weight.quant, weight.rows, weight.cols, &bytes), .rows = x.rows};
 
     fm_launch l = fm_metal_begin(b, "matvec", &c, &p, sizeof p);
@@ -23,9 +25,7 @@ void fm_metal_matmul(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x
     fm_metal_in(&l, 2, x);
     fm_metal_out(&l, 3, out);
     fm_metal_threadgroup(&l, (size_t)tile * FM_STAGE_BYTES);
-    fm_metal_run(&l,
-                 (uint32_t[]){fm_metal_pieces((size_t)weight.rows, FM_SIMDGROUPS * FM_BAND),
-                              fm_metal_pieces((size_t)x.rows, (size_t)tile), 1},
+    fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)weight.rows, (size_t)(FM_SIMDGROUPS * band)), tiles, 1},
                  (uint32_t[]){FM_SIMDGROUPS * FM_LANES, 1, 1});
 }
 

@@ -5,7 +5,7 @@
 
 /* ---- scratch -------------------------------------------------------------------- */
 
-#define PART_SLOTS 64 /* parts of one row's attention side by side */
+#define PART_SLOTS 128 /* parts of one row's attention side by side */
 
 static size_t hidden_bytes(const fm_limits *l)
 {
@@ -80,7 +80,8 @@ void fm_metal_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots,
     size_t bytes, made = (size_t)n * (size_t)inner * sizeof(float);
     const uint32_t threads[3] = {FM_SIMDGROUPS * FM_LANES, 1, 1};
 
-    fm_constants c = {{fm_metal_format(s->gate_quant), fm_metal_format(s->up_quant), tile}};
+    int32_t band = fm_metal_band(inner, (uint32_t)runs, FM_BAND / 2);
+    fm_constants c = {{fm_metal_format(s->gate_quant), fm_metal_format(s->up_quant), tile, band}};
     fm_p_gate_up p = {.slot_bytes = slot_bytes,
                       .gate_at = s->gate_at,
                       .up_at = s->up_at,
@@ -92,9 +93,10 @@ void fm_metal_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots,
     fm_metal_in(&l, 3, x);
     fm_metal_write(&l, 4, m->scratch, 0, made);
     fm_metal_threadgroup(&l, (size_t)tile * FM_STAGE_BYTES);
-    fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)inner, FM_SIMDGROUPS * FM_BAND / 2), (uint32_t)runs, 1}, threads);
+    fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)inner, (size_t)(FM_SIMDGROUPS * band)), (uint32_t)runs, 1}, threads);
 
-    c = (fm_constants){{fm_metal_format(s->down_quant), 0, tile}};
+    band = fm_metal_band(s->hidden_size, (uint32_t)runs, FM_BAND);
+    c = (fm_constants){{fm_metal_format(s->down_quant), 0, tile, band}};
     fm_p_down d = {
         .slot_bytes = slot_bytes, .down_at = s->down_at, .down = fm_metal_matrix(s->down_quant, s->hidden_size, inner, &bytes)};
     l = fm_metal_begin(b, "experts_down", &c, &d, sizeof d);
@@ -103,7 +105,8 @@ void fm_metal_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots,
     fm_metal_read(&l, 3, m->scratch, 0, made);
     fm_metal_write(&l, 4, outs.buf, outs.offset, (size_t)n * (size_t)s->hidden_size * sizeof(float));
     fm_metal_threadgroup(&l, (size_t)tile * FM_STAGE_BYTES);
-    fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)s->hidden_size, FM_SIMDGROUPS * FM_BAND), (uint32_t)runs, 1}, threads);
+    fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)s->hidden_size, (size_t)(FM_SIMDGROUPS * band)), (uint32_t)runs, 1},
+                 threads);
 }
 
 /* ---- combine ---------------------------------------------------------------------- */

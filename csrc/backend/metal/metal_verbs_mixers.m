@@ -3,7 +3,8 @@
 
 /* ---- attention ---------------------------------------------------------------- */
 
-#define SPLIT_ROWS 4 /* with more rows there is enough to do without parts side by side */
+#define SPLIT_ROWS 32  /* most rows whose parts lie side by side in the scratch */
+#define FEW_GROUPS 512 /* with more threadgroups there is enough to do without that */
 
 /* The blocks of a cache that hold positions [0, end). */
 static size_t cache_bytes(fm_tensor cache, int32_t end)
@@ -53,7 +54,8 @@ static void attend_parts(fm_backend *b, const fm_p_attend *p, bool split, fm_ten
                          fm_buf *out, size_t to, size_t bytes)
 {
     size_t queries = (size_t)p->rows * (size_t)(p->heads / p->kv_heads), seen = cache_bytes(keys, p->position + p->rows);
-    fm_constants c = {{(int32_t)keys.quant.kind, 0, 0, (int32_t)fm_metal_pieces((size_t)p->head_dim, 2 * FM_LANES), split}};
+    int32_t pairs = (int32_t)fm_metal_pieces((size_t)p->head_dim, 2 * FM_LANES);
+    fm_constants c = {{(int32_t)keys.quant.kind, 0, 0, 0, pairs, split}};
 
     fm_launch l = fm_metal_begin(b, "attend", &c, p, sizeof *p);
     fm_metal_in(&l, 1, q);
@@ -92,6 +94,7 @@ void fm_metal_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, 
                      int32_t position)
 {
     int32_t parts = (int32_t)fm_metal_pieces((size_t)position + (size_t)q.rows, FM_KEY_PART);
+    uint32_t groups = fm_metal_pieces((size_t)q.rows * (size_t)(s->heads / s->kv_heads), FM_QUERIES) * (uint32_t)s->kv_heads;
     fm_p_attend p = {.heads = s->heads,
                      .kv_heads = s->kv_heads,
                      .head_dim = s->head_dim,
@@ -103,7 +106,7 @@ void fm_metal_attend(fm_backend *b, fm_tensor out, fm_tensor q, fm_tensor keys, 
         fm_metal_fail(fm_metal_of(b), FM_UNSUPPORTED,
                       "heads of %d numbers; Metal attends with even ones up to %d; use device=\"cpu\"", s->head_dim,
                       FM_MOST_HEAD_DIM);
-    else if (parts > 1 && q.rows <= SPLIT_ROWS) attend_split(b, out, q, keys, values, p, parts);
+    else if (parts > 1 && q.rows <= SPLIT_ROWS && groups < FEW_GROUPS) attend_split(b, out, q, keys, values, p, parts);
     else attend_parts(b, &p, false, q, keys, values, out.buf, out.offset, fm_metal_floats(out));
 }
 
@@ -142,7 +145,7 @@ void fm_metal_delta(fm_backend *b, fm_tensor out, fm_tensor qkv, fm_tensor decay
                     const fm_delta_shape *s, int32_t position)
 {
     (void)position; /* rows are taken one after another, so it does not matter where a step begins */
-    fm_constants c = {{0, 0, 0, 0, 0, (int32_t)fm_metal_pieces((size_t)s->key_dim, FM_STATE_STRIDE)}};
+    fm_constants c = {{0, 0, 0, 0, 0, 0, (int32_t)fm_metal_pieces((size_t)s->key_dim, FM_STATE_STRIDE)}};
     fm_p_delta p = {.key_heads = s->key_heads,
                     .value_heads = s->value_heads,
                     .key_dim = s->key_dim,
