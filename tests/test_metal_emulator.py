@@ -1,0 +1,245 @@
+"""The Metal emulator: right kernels give right numbers, and every planted bug is found."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from metal.emulator.kernels import ORDERS, Failed, Kernels
+from metal.emulator.translate import Refused, translate
+
+HERE = Path(__file__).parent / "metal" / "emulator"
+SAMPLES = HERE / "samples"
+CLANG = shutil.which("clang++-19")
+pytestmark = pytest.mark.skipif(
+    not (CLANG and shutil.which("cmake") and shutil.which("ninja")),
+    reason="needs clang-19, cmake and ninja (Debian's packages are called so)",
+)
+
+BOUND = 1e-5  # of errors, where numbers are about 1
+
+
+# ---- cases: each runs a kernel and gives its largest error ----
+
+
+def error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest error; infinite where one of both is no number."""
+    off = np.abs(got.astype(np.float64) - wanted)
+    return float(np.inf if np.isnan(off).any() else off.max())
+
+
+def unset(*shape: int) -> np.ndarray:
+    return np.full(shape, np.nan, np.float32)
+
+
+def normal(rng: np.random.Generator, *shape: int, kind: type = np.float32) -> np.ndarray:
+    return rng.standard_normal(shape).astype(kind)
+
+
+def matvec(k: Kernels, kernel: str, rows: int, columns: int, bits: int, add: int) -> float:
+    rng = np.random.default_rng(rows)
+    codes = rng.integers(0, 1 << bits, (rows, columns))
+    per_word, words = 32 // bits, -(-columns * bits // 32)
+    padded = np.zeros((rows, words * per_word), np.uint64)
+    padded[:, :columns] = codes
+    shifts = np.arange(per_word, dtype=np.uint64) * np.uint64(bits)
+    packed = (padded.reshape(rows, words, per_word) << shifts).sum(-1).astype(np.uint32)
+    scale, x = rng.random(rows).astype(np.float16), normal(rng, columns) / 8
+    y = normal(rng, rows) if add else unset(rows)
+    wanted = (codes - 8.0) @ x.astype(np.float64) * scale + (y if add else 0.0)
+    p = np.array([rows, columns], np.int32)
+    groups, simdgroups = -(-rows // 3), 3
+    k.run(kernel, [p, packed, scale, x, y], groups, 32 * simdgroups, constants={0: bits, 3: add})
+    return error(y, wanted) / np.sqrt(columns)
+
+
+def normalise(k: Kernels, kernel: str, rows: int, columns: int, threads: int) -> float:
+    x = normal(np.random.default_rng(columns), rows, columns) + np.float32(3.0)
+    y = unset(rows, columns)
+    k.run(kernel, [np.array([rows, columns], np.int32), x, y], rows, threads)
+    wanted = x.astype(np.float64)
+    wanted -= wanted.mean(1, keepdims=True)
+    wanted /= np.sqrt((wanted**2).mean(1, keepdims=True) + 1e-6)
+    return error(y, wanted)
+
+
+def attend(k: Kernels, kernel: str, heads: int, positions: int, dim: int, threads: int) -> float:
+    rng = np.random.default_rng(positions)
+    q, y = normal(rng, heads, dim) * np.float32(3.0), unset(heads, dim)
+    keys, values = (normal(rng, positions, heads, dim, kind=np.float16) for _ in "kv")
+    p = np.array([(positions, dim, heads * dim, dim**-0.5)], dtype="i4,i4,i4,f4")
+    k.run(kernel, [p, q, keys, values, y], heads, threads, threadgroup={0: 4 * positions})
+    score = np.einsum("hd,phd->hp", q.astype(np.float64), keys.astype(np.float64)) * dim**-0.5
+    share = np.exp(score - score.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    return error(y, np.einsum("hp,phd->hd", share, values.astype(np.float64)))
+
+
+def tiles(k: Kernels, kernel: str, rows: int, columns: int, inner: int) -> float:
+    rng = np.random.default_rng(inner)
+    a, b, c = normal(rng, rows, inner), normal(rng, columns, inner), unset(rows, columns)
+    p = np.array([rows, inner], np.int32)
+    k.run(kernel, [p, a, b, c], (columns // 8, rows // 8), 32)
+    return error(c, a.astype(np.float64) @ b.astype(np.float64).T)
+
+
+def count(k: Kernels, kernel: str, n: int) -> float:
+    kind = np.random.default_rng(n).integers(0, 7, n).astype(np.uint8)
+    counts = np.zeros(7, np.uint32)
+    k.run(kernel, [np.array([0, n], np.int32), kind, counts], -(-n // 64), 64)
+    return error(counts, np.bincount(kind, minlength=7))
+
+
+def lanes(k: Kernels, kernel: str) -> float:
+    x = np.random.default_rng(0).integers(0, 256, (32, 4)).astype(np.uint8)
+    y, z = unset(32, 4), np.zeros((32, 6), np.uint32)
+    k.run(kernel, [x, y, z], 1, 32)
+    i = np.arange(32)
+    wanted = (x * 0.5 + [1.0, 2.0, 3.0, float(np.float16(0.1))])[:, ::-1]
+    top = (x[:, 0] * np.float32(0.5) + np.float32(1.0)).astype(np.float32)
+    wanted[:, 0] = (top.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    before = np.cumsum(i) - i
+    columns = [np.where(i < 29, (i + 3) ** 2, i**2), np.where(i < 5, i**2, (i - 5) ** 2), i ^ 6,
+               7 + before, np.full(32, 31 + 2), np.where(i > 16, np.clip(i, 4, 9), 31 - i)]  # fmt: skip
+    return max(error(y, wanted), error(z, np.stack(columns, 1)))
+
+
+Case = tuple[Callable[..., float], tuple[int, ...]]
+CASES: list[Case] = [
+    (matvec, (101, 333, 4, 0)), (matvec, (7, 65, 8, 1)), (matvec, (3, 31, 4, 1)),
+    (normalise, (3, 1001, 96)), (normalise, (5, 77, 32)), (normalise, (2, 33, 1024)),
+    (attend, (3, 77, 40, 128)), (attend, (2, 1, 33, 64)), (attend, (1, 300, 65, 96)),
+    (tiles, (16, 24, 40)), (count, (1001,)), (lanes, ()),
+]  # fmt: skip
+
+
+# ---- planted bugs: what changes in the samples, and who sees it ----
+
+BARRIER = "    threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+V, W = {"values"}, {"watch"}
+
+
+def nth(text: str, old: str, n: int, new: str) -> str:
+    parts = text.split(old)
+    return old.join(parts[: n + 1]) + new + old.join(parts[n + 1 :])
+
+
+PLANTED: list[tuple[str, str, int, str, set[str]]] = [
+    ("matvec", "row >= uint(p.rows)", 0, "row > uint(p.rows)", W),
+    ("matvec", "+ 31u) / 32u", 0, ") / 32u", V | W),
+    ("matvec", "uint i = lane;", 0, "uint i = 0u;", V),
+    ("matvec", "i += 32u", 0, "i += 31u", V),
+    ("matvec", "- 8.0f", 0, "- 7.9375f", V),
+    ("matvec", "simd_sum(sum)", 0, "sum", V),
+    ("matvec", "if (lane == 0u)", 0, "if (lane < 2u)", V | W),
+    ("matvec", "i < uint(p.columns)", 0, "i <= uint(p.columns)", V | W),
+    ("matvec", "float sum = 0.0f;", 0, "float sum;", V),
+    ("matvec", "group * simdgroups", 0, "group * 4u", V),
+    ("group_sum", BARRIER, 0, "", W),
+    ("group_sum", BARRIER, 1, "", V | W),
+    ("group_sum", "lane < simdgroups", 0, "lane <= simdgroups", V),
+    ("group_sum", "part[simdgroup] = x", 0, "part[lane] = x", V | W),
+    ("normalise", "i += threads.x", 1, "i += 32u", V),
+    ("normalise", "(row[i] - mean) *", 1, "row[i] *", V),
+    ("normalise", "group.x * uint(p.columns)", 1, "group.y * uint(p.columns)", V | W),
+    ("attend", BARRIER, 0, "", V | W),
+    ("attend", BARRIER, 1, "", V | W),
+    ("attend", BARRIER, 2, "", V | W),
+    ("attend", BARRIER, 3, "", V | W),
+    ("attend", "t < positions", 4, "t <= positions", V | W),
+    ("attend", "t * uint(p.stride)", 1, "t * size", V),
+    ("attend", "if (lane == 0u) largest", 0, "if (lane == 1u) largest", V),
+    ("tiles", ", true)", 0, ", false)", V),
+    ("tiles", "k += 8ul", 0, "k += 16ul", V | W),
+    ("count", "atomic_fetch_add_explicit(&counts[uint(kind[i])], 1u, memory_order_relaxed)", 0,
+     "((device uint *)counts)[uint(kind[i])] += 1u", W),
+    ("count", "if (i < uint(p.columns)) ", 0, "", V | W),
+]  # fmt: skip
+
+
+def blocks() -> dict[str, str]:
+    """The functions of the samples by name."""
+    text = (SAMPLES / "samples.metal").read_text()
+    found = re.findall(r"^(?:kernel void|METAL_FUNC \w+) (\w+)\(.*?^}\n", text, re.M | re.S)
+    parts = re.findall(r"^(?:kernel|METAL_FUNC) .*?^}\n", text, re.M | re.S)
+    return dict(zip(found, parts, strict=True))
+
+
+def planted_text() -> str:
+    """Each planted bug as a kernel of its own, called as the right one and its number."""
+    out, functions = [], blocks()
+    for number, (where, old, n, new, _) in enumerate(PLANTED):
+        assert functions[where].count(old) > n, f"{where}: no {old!r} number {n}"
+        kernel = "normalise" if where == "group_sum" else where
+        wanted = {"matvec": ["code"], "normalise": ["group_sum"]}.get(kernel, [])
+        for name in [*wanted, kernel]:
+            text = nth(functions[name], old, n, new) if name == where else functions[name]
+            out.append(re.sub(rf"\b({'|'.join(functions)})\(", rf"\g<1>_{number}(", text))
+    return "\n".join(out)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples, faults and planted bugs, in a library of each kind."""
+    path = tmp_path_factory.mktemp("kernels")
+    (path / "planted.metal").write_text(planted_text())
+    files = [*(SAMPLES / n for n in ("params.h", "samples.metal", "faults.metal")),
+             path / "planted.metal"]  # fmt: skip
+    for command in (
+        ["cmake", "-G", "Ninja", "-S", str(HERE), "-B", str(path), f"-DCMAKE_CXX_COMPILER={CLANG}",
+         f"-DEMU_FILES={';'.join(map(str, files))}", "-DEMU_KINDS=plain;watch;address"],
+        ["cmake", "--build", str(path), "-j2"],
+    ):  # fmt: skip
+        done = subprocess.run(command, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return path
+
+
+@pytest.fixture(scope="session")
+def plain(built: Path) -> Kernels:
+    return Kernels(built / "libkernels_plain.so")
+
+
+@pytest.fixture(scope="session")
+def watch(built: Path) -> Kernels:
+    return Kernels(built / "libkernels_watch.so")
+
+
+def run_case(kernels: Kernels, case: Case, order: int, suffix: str = "") -> float:
+    function, shape = case
+    kernels.order(order)
+    kernels.barrier()
+    return function(kernels, function.__name__ + suffix, *shape)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0].__name__}{c[1]}")
+def test_right_kernels(plain: Kernels, watch: Kernels, case: Case, order: int) -> None:
+    assert run_case(plain, case, order) < BOUND
+    assert run_case(watch, case, order) < BOUND
+
+
+@pytest.mark.parametrize("number", range(len(PLANTED)))
+def test_planted_bugs(plain: Kernels, watch: Kernels, number: int) -> None:
+    """Each bug shows in one of the cases of its kernel, in one of the orders."""
+    where, old, n, new, wanted = PLANTED[number]
+    kernel = "normalise" if where == "group_sum" else where
+    seen: set[str] = set()
+    for case in CASES:
+        for order in ORDERS if case[0].__name__ == kernel else ():
+            for kind, kernels in (("values", plain), ("watch", watch)):
+                try:
+                    wrong = kind == "values" and run_case(kernels, case, order, f"_{number}") > BOUND
+                    if kind == "watch":
+                        run_case(kernels, case, order, f"_{number}")
+                except Failed:
+                    wrong = True
+                seen |= {kind} if wrong else set()
+    assert seen == wanted, f"{where}: {old!r} number {n} as {new!r}"
