@@ -133,31 +133,30 @@ def nth(text: str, old: str, n: int, new: str) -> str:
 
 PLANTED: list[tuple[str, str, int, str, set[str]]] = [
     ("matvec", "row >= uint(p.rows)", 0, "row > uint(p.rows)", W),
-    ("matvec", "+ 31u) / 32u", 0, ") / 32u", V | W),
+    ("matvec", "+ 31u) / 32u", 0, ") / 32u", V),
     ("matvec", "uint i = lane;", 0, "uint i = 0u;", V),
     ("matvec", "i += 32u", 0, "i += 31u", V),
     ("matvec", "- 8.0f", 0, "- 7.9375f", V),
     ("matvec", "simd_sum(sum)", 0, "sum", V),
     ("matvec", "if (lane == 0u)", 0, "if (lane < 2u)", V | W),
     ("matvec", "i < uint(p.columns)", 0, "i <= uint(p.columns)", V | W),
-    ("matvec", "float sum = 0.0f;", 0, "float sum;", V),
     ("matvec", "group * simdgroups", 0, "group * 4u", V),
-    ("group_sum", BARRIER, 0, "", W),
+    ("group_sum", BARRIER, 0, "", V | W),
     ("group_sum", BARRIER, 1, "", V | W),
     ("group_sum", "lane < simdgroups", 0, "lane <= simdgroups", V),
     ("group_sum", "part[simdgroup] = x", 0, "part[lane] = x", V | W),
     ("normalise", "i += threads.x", 1, "i += 32u", V),
     ("normalise", "(row[i] - mean) *", 1, "row[i] *", V),
     ("normalise", "group.x * uint(p.columns)", 1, "group.y * uint(p.columns)", V | W),
-    ("attend", BARRIER, 0, "", V | W),
+    ("attend", BARRIER, 0, "", W),
     ("attend", BARRIER, 1, "", V | W),
     ("attend", BARRIER, 2, "", V | W),
     ("attend", BARRIER, 3, "", V | W),
     ("attend", "t < positions", 4, "t <= positions", V | W),
     ("attend", "t * uint(p.stride)", 1, "t * size", V),
-    ("attend", "if (lane == 0u) largest", 0, "if (lane == 1u) largest", V),
+    ("attend", "if (lane == 0u) total", 0, "if (lane < 2u) total", W),
     ("tiles", ", true)", 0, ", false)", V),
-    ("tiles", "k += 8ul", 0, "k += 16ul", V | W),
+    ("tiles", "k += 8ul", 0, "k += 16ul", V),
     ("count", "atomic_fetch_add_explicit(&counts[uint(kind[i])], 1u, memory_order_relaxed)", 0,
      "((device uint *)counts)[uint(kind[i])] += 1u", W),
     ("count", "if (i < uint(p.columns)) ", 0, "", V | W),
@@ -166,7 +165,7 @@ PLANTED: list[tuple[str, str, int, str, set[str]]] = [
 
 def blocks() -> dict[str, str]:
     """The functions of the samples by name."""
-    text = (SAMPLES / "samples.metal").read_text()
+    text = "".join((SAMPLES / f"{name}.metal").read_text() for name in ("samples", "tiles"))
     found = re.findall(r"^(?:kernel void|METAL_FUNC \w+) (\w+)\(.*?^}\n", text, re.M | re.S)
     parts = re.findall(r"^(?:kernel|METAL_FUNC) .*?^}\n", text, re.M | re.S)
     return dict(zip(found, parts, strict=True))
@@ -190,7 +189,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Samples, faults and planted bugs, in a library of each kind."""
     path = tmp_path_factory.mktemp("kernels")
     (path / "planted.metal").write_text(planted_text())
-    files = [*(SAMPLES / n for n in ("params.h", "samples.metal", "faults.metal")),
+    files = [*(SAMPLES / n for n in ("params.h", "samples.metal", "tiles.metal", "faults.metal")),
              path / "planted.metal"]  # fmt: skip
     for command in (
         ["cmake", "-G", "Ninja", "-S", str(HERE), "-B", str(path), f"-DCMAKE_CXX_COMPILER={CLANG}",
@@ -243,3 +242,166 @@ def test_planted_bugs(plain: Kernels, watch: Kernels, number: int) -> None:
                     wrong = True
                 seen |= {kind} if wrong else set()
     assert seen == wanted, f"{where}: {old!r} number {n} as {new!r}"
+
+
+# ---- faults that are named, and dispatches that are refused ----
+
+FAULTS: list[tuple[str, str, str]] = [  # kernel, what the plain build says, what the watch build says
+    ("some_threads_wait", r"lanes of a simdgroup do not meet: thread \d+ \w.*faults.metal:8, "
+     r"thread \d+ has returned", "do not meet"),
+    ("two_barriers", r"threads of a threadgroup do not meet: .*:15.*:17", "do not meet"),
+    ("some_lanes_sum", r"do not meet: thread 0 waits at simd_sum .*:23, thread 30 has", "do not"),
+    ("lane_that_is_not", "simd_shuffle reads lane 32 of 32 at line 28", "lane 32 of 32"),
+    ("too_much_memory", "'b' brings threadgroup memory to 32784 bytes, of 32768", "'b' brings"),
+    ("changes_const", "", "write to 'x', which is const at faults.metal:42"),
+    ("past_an_array", "", "write of 4 bytes 0 bytes behind the end of 'a', which has 256 at f"),
+    ("groups_meet", "", r"race on y\+\d+: \w+ at faults.metal:\d+ after \w+ by thread \d+ of "
+     r"threadgroup \d at faults.metal:\d+, with no barrier between"),
+    ("wrong_memory", "", r"wrong_memory\[threadgroup 0,0,0 thread 0,0,0\]: race on y\+252: read at "
+     r"faults.metal:67 after write by thread 63 at faults.metal:65"),
+    ("bytes", "", ""),
+    ("in_simdgroup", "", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kernel", "in_plain", "in_watch"), FAULTS, ids=lambda f: f[:20])
+def test_faults(plain: Kernels, watch: Kernels, kernel: str, in_plain: str, in_watch: str) -> None:
+    for kernels, says in ((plain, in_plain), (watch, in_watch)):
+        kernels.order(0)
+        kernels.barrier()
+        groups = 2 if kernel in ("bytes", "groups_meet") else 1
+        threads = 32 if kernel in ("some_lanes_sum", "lane_that_is_not") else 64
+        y = np.zeros(128, np.float32)
+        if says:
+            with pytest.raises(Failed, match=says):
+                kernels.run(kernel, [y], groups, threads)
+        else:
+            kernels.run(kernel, [y], groups, threads)
+
+
+def test_dispatches_without_barrier(watch: Kernels) -> None:
+    p, x, y, z = np.array([1, 64], np.int32), unset(64), np.ones(64, np.float32), unset(64)
+    for order in ORDERS:
+        watch.order(order)
+        watch.barrier()
+        watch.run("normalise", [p, y, x], 1, 64)
+        watch.run("normalise", [p, y, z], 1, 64)  # both only read y
+        with pytest.raises(Failed, match=r"race on x\+\d+: read .* after write by thread \d+ of kernel "):
+            watch.run("normalise", [p, x, z], 1, 64)
+        watch.barrier()
+        watch.run("normalise", [p, x, z], 1, 64)
+        with pytest.raises(Failed, match=r"race on y\+\d+: write .* after read by an earlier dispatch"):
+            watch.run("normalise", [p, y, x], 1, 64)
+
+
+def test_refused_dispatches(plain: Kernels) -> None:
+    p, x = np.array([1, 64], np.int32), np.ones(64, np.float32)
+    a = np.array([(5, 8, 8, 1.0)], dtype="i4,i4,i4,f4")
+    for kernel, buffers, threads, more, says in (
+        ("normalize", [p, x, x], 32, {}, "no kernel 'normalize'"),
+        ("normalise", [p, x], 32, {}, r"normalise: buffer\(2\) 'y' is not bound"),
+        ("normalise", [p[:1], x, x], 32, {}, r"buffer\(0\) 'p': 4 bytes bound, the argument takes 8"),
+        ("normalise", [p, x, x], 1025, {}, "1025x1x1 threads in 1x1x1 threadgroups: wants 1 to 1024"),
+        ("normalise", [p, x, x], (32, 0, 1), {}, "32x0x1 threads"),
+        ("matvec", [p, x, x, x, x], 32, {"constants": {0: 4}}, "function constant 3 is not set"),
+        ("attend", [a, x, x, x, x], 32, {}, r"threadgroup\(0\) 'score' has no length"),
+        ("attend", [a, x, x, x, x], 32, {"threadgroup": {0: 32768}}, "'largest' brings threadgroup "),
+        ("attend", [a, x, x, x, x], 32, {"threadgroup": {0: 32769}}, "32784 bytes of threadgroup"),
+    ):
+        with pytest.raises(Failed, match=says):
+            plain.run(kernel, buffers, 1, threads, **more)
+    assert plain.constants("matvec") == [0, 3] and plain.constants("normalise") == []
+
+
+def test_address_sanitizer(built: Path) -> None:
+    """One element too few, and one past an array of threadgroup memory: the line is named."""
+    found = subprocess.run([CLANG, "-print-file-name=libclang_rt.asan-x86_64.so"],
+                           text=True, capture_output=True).stdout.strip()  # fmt: skip
+    if not Path(found).exists():
+        pytest.skip("needs libclang-rt-19-dev on x86-64")
+    program = """
+import sys
+import numpy as np
+from metal.emulator.kernels import Kernels
+k, short = Kernels(sys.argv[1]), int(sys.argv[2])
+x = np.ones(999 - (short == 1), np.float32)
+k.run("normalise", [np.array([1, 999], np.int32), x, np.empty(999, np.float32)], 1, 64)
+if short == 2:
+    k.run("past_an_array", [x], 1, 64)
+print("done")
+"""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE.parent.parent),
+                   "LD_PRELOAD": found, "ASAN_OPTIONS": f"detect_leaks=0,external_symbolizer_path={shutil.which('addr2line')}"}
+    says = ("done", r"heap-buffer-overflow.*READ of size 4.*samples.metal:62", r"use-after-poison.*WRITE of size 4.*faults.metal:48")
+    for short, wanted in enumerate(says):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(built / "libkernels_address.so"), str(short)],
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert (done.returncode == 0) == (short == 0), done.stdout
+        assert re.search(wanted, done.stdout, re.S), done.stdout
+
+
+# ---- the translator ----
+
+KERNEL = "kernel void f(device float *y [[buffer(0)]]) { y[0] = 1.0f; }"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("template <int N> " + KERNEL, "kernel f: a kernel is no template"),
+        ("kernel float f() {}", "wants `kernel void name"),
+        ("kernel void f(device float *y) {}", "found `device float \\*y`"),
+        ("kernel void f(device float *y [[buffer(0)]] [[x]]) {}", "one attribute a parameter"),
+        ("kernel void f(float *y [[buffer(0)]]) {}", "'y' is `float \\*`; wants a pointer"),
+        ("kernel void f(threadgroup float *y [[buffer(0)]]) {}", "to device or constant"),
+        ("kernel void f(device float *y [[buffer(31)]]) {}", "an index from 0 to 30"),
+        ("kernel void f(device float *y [[buffer]]) {}", "an index from 0 to 30"),
+        ("kernel void f(uint i [[thread_position_in_grid]],\nuint3 j [[thread_position_in_threadgroup]]) {}",
+         "positions of 1 and 3"),
+        ("kernel void f(int i [[thread_index_in_simdgroup]]) {}", "is `int`; wants one of uint"),
+        ("kernel void f(uint i [[vertex_id]]) {}", r"\[\[vertex_id\]\] is not known"),
+        ("kernel void f(device float *a [[buffer(0)]], device float *b [[buffer(0)]]) {}", "two par"),
+        ("\n\nkernel void f(uint i [[thread_index_in_simdgroup]])\n{\n  threadgroup float a[2], b;\n}",
+         "x.metal:5: kernel f: threadgroup 'a': wants one array a line"),
+        ("kernel void f(uint i [[thread_index_in_simdgroup]]) { { threadgroup float a[2]; } }", "top"),
+        ("METAL_FUNC void g() {\n threadgroup float a[2]; }", "x.metal:2: threadgroup 'a' is declared"),
+        ("constant float A [[function_constant(0)]];", "an attribute where none is expected"),
+        ("constant int A [[function_constant(0)]];\nconstant int B [[function_constant(0)]];", "twice"),
+        (KERNEL + "\n" + KERNEL, "kernel f: defined twice"),
+        ("METAL_FUNC float g() { return 1.0; }", "`1.0`: a number without its `f`"),
+        ("METAL_FUNC float g() { return 1e-5 + 0.5h; }", "`1e-5`"),
+        ("METAL_FUNC half g() { return 0.5h; }", "write half"),
+        ("METAL_FUNC float4 g(uchar4 x) { return (float4)x; }", "write float4"),
+        ("kernel void f(texture2d<float> t [[texture(0)]]) {}", "not known"),
+        ("METAL_FUNC float g(double x) { return 1.0f; }", "`double`: is not part"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["cpu", "cuda", "lint"])
+def test_refused_text(mode: str, text: str, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        translate(mode, [("x.metal", text)])
+
+
+def test_lines_stay(tmp_path: Path) -> None:
+    text = (SAMPLES / "samples.metal").read_text()
+    for mode in ("cpu", "cuda", "lint"):
+        out = translate(mode, [("x.metal", text)]).split('#line 1 "x.metal"\n')[1].split("\n")
+        for number, line in enumerate(text.split("\n")):
+            for word in re.findall(r"\b(?:precise|simd_\w+|threadgroup_barrier)\b", line.split("//")[0]):
+                assert word in out[number], f"{mode}: line {number + 1}"
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc (compiles only)")
+def test_cuda_compiles(tmp_path: Path) -> None:
+    files = [SAMPLES / "params.h", SAMPLES / "samples.metal"]
+    (tmp_path / "k.cu").write_text(translate("cuda", [(str(f), f.read_text()) for f in files]))
+    done = subprocess.run(
+        ["nvcc", "-std=c++17", "-arch=sm_90", "-ptx", f"-I{HERE / 'cuda'}", "-DFUNCTION_CONSTANT_0=4",
+         "-DFUNCTION_CONSTANT_3=0", "k.cu", "-o", "k.ptx"],
+        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    for kernel in ("matvec", "normalise", "attend", "count", "lanes"):
+        assert f".entry {kernel}(" in (tmp_path / "k.ptx").read_text()

@@ -228,6 +228,8 @@ def constants_of(file: File, mode: str) -> tuple[str, dict[str, int]]:
     found: dict[str, int] = {}
 
     def define(m: re.Match[str]) -> str:
+        if m[1] in found or int(m[2]) in found.values():
+            raise file.refuse(m.start(), f"function constant {m[1]}, {m[2]}: declared twice")
         found[m[1]] = int(m[2])
         new = {"cpu": f"static int {m[1]};", "lint": f"extern constant int {m[1]};"}
         return new.get(mode, f"static constexpr int {m[1]} = FUNCTION_CONSTANT_{m[2]};") + "\n" * m[0].count("\n")
@@ -327,13 +329,13 @@ def translate(mode: str, files: list[tuple[str, str]]) -> str:
         code = words(re.sub(rf"\b({VECTOR})\s*\(", r"make<\1>(", code), WORDS[mode])
         if mode == "cuda":
             code = re.sub(r"^(?=const\b|constexpr\b)", "__device__ ", code, flags=re.M)
-        for k in some:
-            if any(k.name == other.name for other in kernels):
-                raise Refused(f"{path}:{k.line}: kernel {k.name}: defined twice")
-        if twice := set(constants.values()) & set(found.values()):
-            raise Refused(f"{path}: function constant {min(twice)} declared twice")
-        out.append(f'#line 1 "{path}"\n{code}\n')
         kernels += some
+        for k in some:
+            if [other.name for other in kernels].count(k.name) > 1:
+                raise Refused(f"{path}: kernel {k.name}: defined twice")
+        if twice := set(constants.values()) & set(found.values()):
+            raise Refused(f"{path}: function constant {min(twice)}: declared twice")
+        out.append(f'#line 1 "{path}"\n{code}\n')
         constants |= found
     reached("".join(out), kernels, constants)
     head = "#define __METAL_VERSION__ 310\n#include <metal_stdlib>\n"
