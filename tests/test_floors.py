@@ -13,7 +13,7 @@ FLOORS = [
     {"quant"},
     {"kernels", "store", "sample"},
     {"backend"},
-    {"model"},
+    {"model", "selftest"},
     {"session"},
     {"bindings"},
 ]

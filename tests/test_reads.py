@@ -12,7 +12,7 @@ import pytest
 
 import flashmoe
 from conftest import tokens
-from flashmoe import _core, reading
+from flashmoe import _core, kept, reading
 from flashmoe.checkpoint import open_checkpoint
 from flashmoe.errors import ArgumentError, ExpertReadError, UnsupportedModelError
 from flashmoe.reading import Choice, Figure, Probe
@@ -26,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    return reading.cache_file()
+    return kept.directory() / "reads.json"
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_the_page_cache_is_used_if_it_holds_everything(
     assert "18.00 GB" in got.reason and f"{available:.2f} GB" in got.reason
 
 
-def test_the_fastest_is_taken_if_it_is_clearly_faster(tmp_path, monkeypatch):
+def test_the_fastest_is_taken_if_it_is_clearly_faster(tmp_path, monkeypatch, cache):
     def taken(*figures: Figure) -> Choice:
-        reading.cache_file().unlink(missing_ok=True)
+        cache.unlink(missing_ok=True)
         probed(monkeypatch, *figures)
         return choose(tmp_path, 5, 6)
 
@@ -105,11 +105,11 @@ def test_the_fastest_is_taken_if_it_is_clearly_faster(tmp_path, monkeypatch):
     assert refused.read == "direct" and refused.probe.figures[1].error == "EPERM"
 
 
-def test_a_file_system_without_direct_reads_is_told_as_such(tmp_path, monkeypatch):
+def test_a_file_system_without_direct_reads_is_told_as_such(tmp_path, monkeypatch, cache):
     probed(monkeypatch, figure("direct", 9e9, direct=False), figure("uring", 9e9, direct=False))
     got = choose(tmp_path, 5, 6)
     assert got.read == "buffered" and "O_DIRECT" in got.reason
-    assert not reading.cache_file().exists()  # nothing was learnt about the disk
+    assert not cache.exists()  # nothing was learnt about the disk
     assert "O_DIRECT" in reading.refused(Choice("direct", 8, 1, "asked for"), False).reason
     assert reading.refused(Choice("direct", 8, 1, "asked for"), True).reason == "asked for"
     assert reading.refused(Choice("mmap", 8, 1, "asked for"), False).reason == "asked for"
@@ -148,7 +148,7 @@ def test_a_measurement_is_made_once(tmp_path, monkeypatch, cache):
 
 def spoil(cache: Path, change) -> None:
     kept = json.loads(cache.read_text())
-    change(kept, next(iter(kept["probes"].values())))
+    change(kept, next(iter(kept["reads"].values())))
     cache.write_text(json.dumps(kept))
 
 

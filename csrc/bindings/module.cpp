@@ -105,10 +105,12 @@ class Model
   public:
     Model(const std::string &manifest, const std::string &directory, const std::string &device, uint64_t memory, int32_t threads,
           int32_t experts_per_token, const std::string &kv, const std::string &read, int32_t read_threads, int32_t read_split,
-          int32_t prefill_rows, int32_t expert_slots, const std::string &eviction, bool overlap, bool guess)
+          int32_t prefill_rows, int32_t expert_slots, const std::string &eviction, bool overlap, bool guess,
+          const std::string &cache)
     {
         fm_model_options o = {};
-        o.device = device == "auto" ? nullptr : device.c_str();
+        o.device = device.c_str();
+        o.cache = cache.empty() ? nullptr : cache.c_str();
         o.memory = memory;
         o.threads = threads;
         o.experts_per_token = experts_per_token;
@@ -408,6 +410,41 @@ std::vector<std::string> kernels()
     return names;
 }
 
+std::vector<std::string> devices()
+{
+    const char *names[8];
+    int32_t n = fm_devices(names, 8);
+    return {names, names + (n < 8 ? n : 8)};
+}
+
+void remember(void *rows, const fm_selftest_row *row)
+{
+    static_cast<std::vector<fm_selftest_row> *>(rows)->push_back(*row);
+}
+
+// Every row, whether it holds or not; what cannot be tested raises.
+nb::list selftest(const std::string &device, const std::string &cache, bool quick)
+{
+    const fm_selftest_options o = {device.c_str(), cache.empty() ? nullptr : cache.c_str(), 1, quick};
+    std::vector<fm_selftest_row> rows;
+    run([&](fm_error *err) {
+        fm_status status = fm_selftest(&o, remember, &rows, err);
+        return status == FM_DEVICE && !rows.empty() ? FM_OK : status;
+    });
+    nb::list out;
+    for (const fm_selftest_row &row : rows) {
+        nb::dict d;
+        d["verb"] = row.verb;
+        d["case"] = static_cast<const char *>(row.what);
+        d["error"] = row.error;
+        d["bound"] = row.bound;
+        d["ok"] = row.ok != 0;
+        d["message"] = static_cast<const char *>(row.message);
+        out.append(d);
+    }
+    return out;
+}
+
 } // namespace
 
 NB_MODULE(_core, m)
@@ -417,10 +454,11 @@ NB_MODULE(_core, m)
     nb::class_<Model>(m, "Model")
         .def(nb::init<const std::string &, const std::string &, const std::string &, uint64_t, int32_t, int32_t,
                       const std::string &, const std::string &, int32_t, int32_t, int32_t, int32_t, const std::string &, bool,
-                      bool>(),
-             "manifest"_a, "directory"_a, nb::kw_only(), "device"_a = "auto", "memory"_a = 0, "threads"_a = 0,
+                      bool, const std::string &>(),
+             "manifest"_a, "directory"_a, nb::kw_only(), "device"_a = "cpu", "memory"_a = 0, "threads"_a = 0,
              "experts_per_token"_a = 0, "kv"_a = "f16", "read"_a = "buffered", "read_threads"_a = 0, "read_split"_a = 0,
-             "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "overlap"_a = true, "guess"_a = true)
+             "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "overlap"_a = true, "guess"_a = true,
+             "cache"_a = "")
         .def("info", &Model::info)
         .def("record", &Model::record, "on"_a)
         .def("recorded", &Model::recorded, "out"_a.noconvert())
@@ -447,5 +485,7 @@ NB_MODULE(_core, m)
     m.def("probe_reads", &probe_reads, "manifest"_a, "directory"_a, nb::kw_only(), "read"_a, "read_threads"_a, "read_split"_a,
           "seconds"_a, "cold"_a, "seed"_a);
     m.def("kernels", &kernels);
+    m.def("devices", &devices);
+    m.def("selftest", &selftest, "device"_a, nb::kw_only(), "cache"_a, "quick"_a);
     m.def("cores", &fm_cores);
 }

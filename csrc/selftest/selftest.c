@@ -9,6 +9,8 @@
 
 #include "base/clock.h"
 
+#define BEHIND 8192 /* bytes of NaN behind every tensor: who reads them shows it, who writes them is found out */
+
 /* ---- the same tensors on both ---------------------------------------------------- */
 
 float fm_pair_random(fm_pair *p)
@@ -27,11 +29,22 @@ fm_twin fm_pair_bytes(fm_pair *p, size_t bytes)
     }
     FM_BOTH(p, i)
     {
-        p->status = p->b[i]->ops->alloc(p->b[i], bytes, FM_SHARED, &p->buf[p->bufs][i], p->err);
+        p->status = p->b[i]->ops->alloc(p->b[i], bytes + BEHIND, FM_SHARED, &p->buf[p->bufs][i], p->err);
         t.on[i].buf = p->buf[p->bufs][i];
+        if (p->status == FM_OK) memset((uint8_t *)p->b[i]->ops->host(t.on[i].buf) + bytes, 0xff, BEHIND);
     }
     p->bufs++;
     return t;
+}
+
+/* Whether the NaN behind a tensor are still there. */
+static bool is_whole(const fm_pair *p, fm_twin t, int i)
+{
+    size_t bytes = (size_t)t.on[i].rows * (size_t)t.on[i].cols * sizeof(float);
+    const uint8_t *behind = (const uint8_t *)p->b[i]->ops->host(t.on[i].buf) + t.on[i].offset + bytes;
+    for (size_t n = 0; n < BEHIND; n++)
+        if (behind[n] != 0xff) return false;
+    return true;
 }
 
 static float *floats(const fm_pair *p, fm_twin t, int i)
@@ -75,6 +88,7 @@ void fm_pair_fill_matrix(fm_pair *p, fm_quant quant, int32_t rows, int32_t cols,
     if (p->status != FM_OK) return;
     uint8_t *block = (uint8_t *)p->b[0]->ops->host(to.on[0].buf) + at;
     size_t cells = (size_t)rows * (size_t)cols;
+    memset(block, 0xff, l.bytes);
     if (quant.kind == FM_AFFINE) {
         for (size_t i = 0; i < l.weight_bytes; i++) block[i] = (uint8_t)(128 + 127 * fm_pair_random(p));
         put_numbers(p, quant.scale, cells / (size_t)quant.group, 0.02f, 0.01f, block + l.scales_at);
@@ -135,6 +149,10 @@ void fm_pair_check(fm_pair *p, const char *verb, fm_twin out, double bound, cons
         row.error = distance(floats(p, out, 0), floats(p, out, 1), (size_t)out.on[0].rows * (size_t)out.on[0].cols);
     else snprintf(row.message, sizeof row.message, "%s", why.message);
     row.ok = row.error <= bound; /* NaN is not */
+    if (row.ok && !is_whole(p, out, 0)) {
+        row.ok = 0;
+        snprintf(row.message, sizeof row.message, "wrote behind the end of its result");
+    }
     if (!row.ok) p->failed++;
     if (p->tell) p->tell(p->context, &row);
 }

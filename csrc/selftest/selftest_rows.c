@@ -84,6 +84,18 @@ static void one_embed(fm_pair *p, fm_quant quant)
     fm_pair_end(p);
 }
 
+/* More ids than a command holds by itself. */
+static void many_embeds(fm_pair *p)
+{
+    enum { ROWS = 1500 };
+    int32_t ids[ROWS];
+    for (int32_t i = 0; i < ROWS; i++) ids[i] = i * 7 % 11;
+    fm_twin table = fm_pair_matrix(p, (fm_quant){.kind = FM_F16}, 11, 33), out = fm_pair_empty(p, ROWS, 33);
+    FM_BOTH(p, i) p->b[i]->ops->embed(p->b[i], out.on[i], table.on[i], ids);
+    fm_pair_check(p, "embed", out, FM_EXACT, "f16, %d rows", ROWS);
+    fm_pair_end(p);
+}
+
 static void one_norm(fm_pair *p, int32_t rows, int32_t cols)
 {
     fm_twin x = fm_pair_rows(p, rows, cols, 3), weight = fm_pair_rows(p, 1, cols, 2), out = fm_pair_empty(p, rows, cols);
@@ -122,6 +134,7 @@ void fm_selftest_rows(fm_pair *p)
     fm_quant format[64];
     int32_t n = list_formats(true, format);
     for (int32_t f = 0; f < n; f++) one_embed(p, format[f]);
+    many_embeds(p);
     one_norm(p, 3, 20);
     one_norm(p, 2, 2048);
     one_norm(p, 1, 333);

@@ -146,6 +146,7 @@ static fm_status flush(fm_step *s, logit_rows *g, int32_t *at_fault, fm_error *e
 
     s->op->matmul(s->backend, logits, s->model->manifest.spec.tied ? w->embed : w->lm_head, fm_tensor_first(g->normed, g->n));
     FM_TRY(finish(s, err));
+    FM_TRY(check_activations(s, at_fault, err));
     for (int32_t i = 0; i < g->n; i++) {
         memcpy(g->to[i], host_floats(s, fm_step_rows(logits, i, 1)), vocab * sizeof(float));
         *at_fault = g->part[i];
@@ -191,7 +192,7 @@ static fm_status layers(fm_step *s, int32_t *at_fault, fm_error *err)
         *at_fault = first_not_finite(s);
         return fm_fail(err, status, "layer %d: %s", s->layer, why.message);
     }
-    return finish(s, err);
+    return FM_OK;
 }
 
 static fm_status forward(fm_step *s, int32_t *at_fault, fm_error *err)
@@ -199,8 +200,11 @@ static fm_status forward(fm_step *s, int32_t *at_fault, fm_error *err)
     fill_ropes(s);
     embed(s);
     FM_TRY(layers(s, at_fault, err));
-    FM_TRY(check_activations(s, at_fault, err));
-    return logits(s, at_fault, err);
+    bool wanted = false;
+    for (int32_t i = 0; i < s->parts; i++) wanted |= s->part[i].wanted > 0;
+    if (wanted) return logits(s, at_fault, err); /* queued behind the layers: one wait for both */
+    FM_TRY(finish(s, err));
+    return check_activations(s, at_fault, err);
 }
 
 static fm_store_stats store_stats(const fm_model *m)

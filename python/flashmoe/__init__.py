@@ -69,6 +69,7 @@ __all__ = [
     "__version__",
     "convert",
     "demo_model_path",
+    "selftest",
     "verify",
 ]
 
@@ -80,6 +81,7 @@ _PLACES = {
     "Sampler": "sampler",
     "Stats": "answer",
     "convert": "conversion",
+    "selftest": "selftesting",
     "demo_model_path": "demo",
     "verify": "verification",
 }

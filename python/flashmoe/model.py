@@ -52,7 +52,7 @@ class Model:
         read: str = "auto",
         read_threads: int | None = None,
         read_split: int | None = None,
-        overlap: bool = True,
+        overlap: bool | None = None,
         guess: bool = True,
         eviction: str = "auto",
     ) -> None:
@@ -62,7 +62,8 @@ class Model:
             path_or_hub_id: A directory, or a repository of the Hugging Face hub, which is
                 downloaded first.
             revision: Branch, tag or commit of the repository.
-            device: ``"auto"`` or ``"cpu"``.
+            device: ``"cpu"``, ``"metal"``, or ``"auto"``: Metal where there is one and it passes a
+                quick selftest, else the CPU. :meth:`info` says which, and why.
             memory: Ceiling for what the model holds: resident weights, activations, KV caches,
                 recurrent states and experts kept in memory. Bytes, a text such as ``"6GB"`` or
                 ``"512MiB"``, or a fraction of the machine's memory such as ``0.5``. ``None``
@@ -77,8 +78,9 @@ class Model:
                 expert, else what a measurement of the disk, made once, says is fastest.
             read_threads: Reads in flight, 1 to 256. ``None``: by that measurement, else 8.
             read_split: A record is read in 1, 2, 4 or 8 pieces. ``None``: likewise, else 1.
-            overlap: Compute while experts are being read. ``False`` is the plain order, for
-                comparison: compute, read, compute.
+            overlap: Compute while experts are being read. ``False`` is the plain order: compute,
+                read, compute. ``None``: ``True`` on the CPU, ``False`` on Metal, whose memory is
+                busy enough with one of the two.
             guess: While one token is decoded, also read what the next layer's router would pick
                 now; switches itself off where that does not pay. Needs ``overlap``.
             eviction: Which experts stay in memory: ``"lru"`` those used last, ``"lfu"`` those used
@@ -90,8 +92,9 @@ class Model:
             UnsupportedModelError: The model needs something this version does not have.
             BudgetError: It cannot run within ``memory``; the message spells out the sum.
             TokenizerError: There is a tokenizer, but not one for this model.
+            DeviceError: There is no such device here.
         """
-        from flashmoe import _core, reading
+        from flashmoe import _core, devices, reading
         from flashmoe.checkpoint import open_checkpoint
         from flashmoe.hub import resolve
         from flashmoe.machine import available_memory, parse_size
@@ -106,6 +109,7 @@ class Model:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
 
+        self._device = devices.choose(device)
         self.path = resolve(path_or_hub_id, revision)
         checkpoint = open_checkpoint(self.path)
         if checkpoint.kind == "fp8":
@@ -130,7 +134,8 @@ class Model:
         self._core = _core.Model(
             checkpoint.manifest.to_text(),
             str(self.path),
-            device=device,
+            device=self._device.name,
+            cache=devices.cache() if self._device.name != "cpu" else "",
             memory=budget,
             threads=threads or 0,
             experts_per_token=experts_per_token or 0,
@@ -139,7 +144,7 @@ class Model:
             read_threads=choice.threads,
             read_split=choice.split,
             eviction=eviction,
-            overlap=overlap,
+            overlap=self._device.name == "cpu" if overlap is None else overlap,
             guess=guess,
         )
         self._info = self._core.info()
@@ -184,13 +189,15 @@ class Model:
 
         Sizes are in bytes. ``experts_per_token`` is what runs, ``native_experts_per_token`` what
         the model was trained with; ``held_bytes`` is what is held now, at most ``memory``;
-        ``read`` is how experts are read, ``read_reason`` why, ``read_probe`` what was measured.
+        ``device`` is what computes and ``device_reason`` why; ``read`` is how experts are read,
+        ``read_reason`` why, ``read_probe`` what was measured.
         """
         probe = self._reading.probe
         return {
             "path": str(self.path),
             "model_type": self.config.get("model_type"),
             **self._open().info(),
+            "device_reason": self._device.reason,
             "read_reason": self._reading.reason,
             "read_probe": [asdict(figure) for figure in probe.figures] if probe else [],
             "tokenizer": self.tokenizer_or_none is not None,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashmoe import kept
 from flashmoe.errors import ArgumentError, FlashMoEError
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ _MARGIN = 1.25
 _CACHE_SHARE = 0.9
 """Of the memory that is available, what the page cache and the model may fill together."""
 _KEPT_SECONDS = 30 * 24 * 3600.0
-_VERSION = 1
+_KIND, _VERSION = "reads", 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +245,6 @@ def _measure(
 # ---- kept between runs --------------------------------------------------------------------------
 
 
-def cache_file() -> Path:
-    """Where measurements of disks are kept."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/flashmoe/reads.json"
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return home / "flashmoe/reads.json"
-
-
 def _key(manifest: Manifest, directory: Path, threads: int | None, split: int | None) -> str:
     """What a measurement depends on: file system, kernel, size and number of an expert's parts."""
     import platform
@@ -267,19 +256,8 @@ def _key(manifest: Manifest, directory: Path, threads: int | None, split: int | 
     return f"{device} {platform.release()} {largest}/{parts} {threads or '-'} {split or '-'}"
 
 
-def _load() -> dict[str, Any]:
-    """All that is kept; nothing where the file is missing, broken or of another version."""
-    try:
-        found = json.loads(cache_file().read_text())
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home directory
-        return {}
-    if not isinstance(found, dict) or found.get("version") != _VERSION:
-        return {}
-    return found["probes"] if isinstance(found.get("probes"), dict) else {}
-
-
 def _recall(key: str) -> Probe | None:
-    entry: Any = _load().get(key)
+    entry: Any = kept.load(_KIND, _VERSION).get(key)
     try:
         figures = tuple(Figure(**figure) for figure in entry["figures"])
         probe = Probe(figures, float(entry["measured_at"]), kept=True)
@@ -297,14 +275,5 @@ def _recall(key: str) -> Probe | None:
 
 
 def _keep(key: str, probe: Probe) -> None:
-    """Keep a measurement where that is possible; elsewhere the next run measures again."""
-    import tempfile
-
     entry = {"measured_at": probe.measured_at, "figures": [asdict(f) for f in probe.figures]}
-    with suppress(OSError, RuntimeError):
-        path = cache_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"version": _VERSION, "probes": _load() | {key: entry}}, indent=1)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+    kept.keep(_KIND, _VERSION, key, entry)

@@ -45,10 +45,14 @@ static void retire(fm_metal *m)
     memmove(m->flight, m->flight + 1, (size_t)m->flights * sizeof *w);
 }
 
-static void wait_oldest(fm_metal *m)
+/* The first n in flight: the queue runs them in order, so that who waits for the last has waited for all. */
+static void wait_first(fm_metal *m, int32_t n)
 {
-    [m->flight[0].buffer waitUntilCompleted];
-    retire(m);
+    if (n) [m->flight[n - 1].buffer waitUntilCompleted];
+    for (; n; n--) {
+        if (m->flight[0].buffer.status < MTLCommandBufferStatusCompleted) [m->flight[0].buffer waitUntilCompleted];
+        retire(m);
+    }
 }
 
 static uint64_t metal_submit(fm_backend *b)
@@ -60,7 +64,7 @@ static uint64_t metal_submit(fm_backend *b)
         [m->encoder release];
         m->encoder = nil;
         m->ranges = 0;
-        if (m->flights == FM_METAL_IN_FLIGHT) wait_oldest(m);
+        if (m->flights == FM_METAL_IN_FLIGHT) wait_first(m, 1);
         m->now.ticket = ++m->ticket;
         m->flight[m->flights++] = m->now;
         m->now = (fm_metal_work){0};
@@ -83,10 +87,12 @@ static fm_status metal_wait(fm_backend *b, uint64_t ticket, fm_error *err)
 {
     fm_metal *m = fm_metal_of(b);
     @autoreleasepool {
-        while (m->flights && m->flight[0].ticket <= ticket) wait_oldest(m);
+        int32_t n = 0;
+        while (n < m->flights && m->flight[n].ticket <= ticket) n++;
+        wait_first(m, n);
         if (m->failure.status == FM_OK) return FM_OK;
         metal_submit(b);
-        while (m->flights) wait_oldest(m);
+        wait_first(m, m->flights);
     }
     fm_status status = fm_fail(err, m->failure.status, "%s", m->failure.message);
     m->failure = (fm_error){0};
@@ -98,7 +104,7 @@ static void rest(fm_metal *m)
 {
     metal_submit(&m->base);
     @autoreleasepool {
-        while (m->flights) wait_oldest(m);
+        wait_first(m, m->flights);
     }
 }
 

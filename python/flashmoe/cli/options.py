@@ -34,6 +34,12 @@ MODEL_OPTIONS = (
         "--kv-dtype", type=click.Choice(["f16", "bf16", "f32"]), help="Numbers in the KV cache."
     ),
     click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "metal"]),
+        default="auto",
+        help="What computes.  [default: auto, Metal where it passes a selftest]",
+    ),
+    click.option(
         "--read",
         type=click.Choice(["auto", *WAYS]),
         default="auto",
@@ -48,7 +54,7 @@ MODEL_OPTIONS = (
     ),
     click.option(
         "--overlap/--no-overlap",
-        default=True,
+        default=None,
         help="Compute while experts are read, or read, then compute.",
     ),
     click.option("--guess/--no-guess", default=True, help="Read ahead for the next layer."),
@@ -65,6 +71,7 @@ MODEL_NAMES = (
     "experts_per_token",
     "threads",
     "kv_dtype",
+    "device",
     "read",
     "read_threads",
     "read_split",

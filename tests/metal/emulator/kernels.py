@@ -17,15 +17,17 @@ class Failed(Exception):
 
 
 class Binding(ctypes.Structure):
-    _fields_ = [("at", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]  # noqa: RUF012
+    _fields_ = [("at", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]
 
 
 class Size(ctypes.Structure):
-    _fields_ = [("x", ctypes.c_uint32), ("y", ctypes.c_uint32), ("z", ctypes.c_uint32)]  # noqa: RUF012
+    _fields_ = [("x", ctypes.c_uint32), ("y", ctypes.c_uint32), ("z", ctypes.c_uint32)]
 
 
 def size(n: int | Sequence[int]) -> Size:
-    return Size(*((n,) if isinstance(n, int) else n), *(1,) * (2 if isinstance(n, int) else 3 - len(n)))
+    return Size(
+        *((n,) if isinstance(n, int) else n), *(1,) * (2 if isinstance(n, int) else 3 - len(n))
+    )
 
 
 class Kernels:
@@ -47,7 +49,9 @@ class Kernels:
     def constants(self, kernel: str) -> list[int]:
         """The function constants that a kernel uses."""
         indices = ctypes.POINTER(ctypes.c_int32)()
-        n = self.library.emu_constants(self.library.emu_find(kernel.encode()), ctypes.byref(indices))
+        n = self.library.emu_constants(
+            self.library.emu_find(kernel.encode()), ctypes.byref(indices)
+        )
         return [indices[i] for i in range(n)]
 
     def run(
@@ -80,5 +84,7 @@ class Kernels:
         for i, value in (constants or {}).items():
             values[i], given[i] = value, 1
         error = ctypes.create_string_buffer(1024)
-        if self.library.emu_run(found, bound, lengths, values, given, size(groups), size(threads), error, len(error)):
+        if self.library.emu_run(
+            found, bound, lengths, values, given, size(groups), size(threads), error, len(error)
+        ):
             raise Failed(error.value.decode())

@@ -129,24 +129,40 @@ def split(text: str) -> Iterator[tuple[int, str]]:
 
 
 def parse_param(file: File, at: int, text: str, kernel: str) -> Param:
-    found = re.fullmatch(r"\s*(.*?)\s*\b(\w+)\s*\[\[\s*(\w+)\s*(?:\(\s*(\w+)\s*\))?\s*\]\]\s*", text, re.S)
+    found = re.fullmatch(
+        r"\s*(.*?)\s*\b(\w+)\s*\[\[\s*(\w+)\s*(?:\(\s*(\w+)\s*\))?\s*\]\]\s*", text, re.S
+    )
     if not found:
         shown = " ".join(text.split()) or "nothing"
-        raise file.refuse(at, f"wants `type name [[attribute]]`, one attribute a parameter; found `{shown}`", kernel)
+        raise file.refuse(
+            at,
+            f"wants `type name [[attribute]]`, one attribute a parameter; found `{shown}`",
+            kernel,
+        )
     kind, name, attribute, index = " ".join(found[1].split()), found[2], found[3], found[4]
     if attribute in ("buffer", "threadgroup"):
         space = re.findall(r"\b(?:device|constant|threadgroup|thread)\b", kind)
         wanted = ["threadgroup"] if attribute == "threadgroup" else ["device", "constant"]
         if len(space) != 1 or space[0] not in wanted or not re.fullmatch(r"[\w\s]+[*&]", kind):
-            raise file.refuse(at, f"'{name}' is `{kind}`; wants a pointer or reference to {' or '.join(wanted)}", kernel)
+            raise file.refuse(
+                at,
+                f"'{name}' is `{kind}`; wants a pointer or reference to {' or '.join(wanted)}",
+                kernel,
+            )
         if not (index or "").isdigit() or int(index) >= MOST_BUFFERS:
-            raise file.refuse(at, f"'{name}' wants an index from 0 to {MOST_BUFFERS - 1} in [[{attribute}(n)]]", kernel)
+            raise file.refuse(
+                at,
+                f"'{name}' wants an index from 0 to {MOST_BUFFERS - 1} in [[{attribute}(n)]]",
+                kernel,
+            )
         return Param(name, kind, attribute, int(index))
     if attribute not in POSITIONS and attribute not in SCALARS:
         raise file.refuse(at, f"'{name}': attribute [[{attribute}]] is not known", kernel)
     types = POSITION_TYPES if attribute in POSITIONS else ("uint", "ushort")
     if kind not in types or index:
-        raise file.refuse(at, f"'{name}' [[{attribute}]] is `{kind}`; wants one of {', '.join(types)}", kernel)
+        raise file.refuse(
+            at, f"'{name}' [[{attribute}]] is `{kind}`; wants one of {', '.join(types)}", kernel
+        )
     return Param(name, kind, attribute, 0)
 
 
@@ -155,15 +171,23 @@ def parse_params(file: File, at: int, text: str, kernel: str) -> list[Param]:
     seen = [(p.attribute, p.index) for p in params]
     for p in params:
         if seen.count((p.attribute, p.index)) > 1:
-            raise file.refuse(at, f"two parameters are [[{p.attribute}]] with index {p.index}", kernel)
+            raise file.refuse(
+                at, f"two parameters are [[{p.attribute}]] with index {p.index}", kernel
+            )
     sizes = {p.type[-1] if p.type[-1] in "23" else "1" for p in params if p.attribute in POSITIONS}
     if len(sizes) > 1:
-        raise file.refuse(at, f"positions of {' and '.join(sorted(sizes))} components; all must have the same", kernel)
+        raise file.refuse(
+            at,
+            f"positions of {' and '.join(sorted(sizes))} components; all must have the same",
+            kernel,
+        )
     return params
 
 
 # A declaration of threadgroup memory: not a pointer or a reference to it.
-ARRAY = re.compile(r"\bthreadgroup\s+(?!\w+\s*[*&(])([\w:]+)\s+(\w+)\s*((?:\[[^\[\]]*\]\s*)*)([^\s\[])")
+ARRAY = re.compile(
+    r"\bthreadgroup\s+(?!\w+\s*[*&(])([\w:]+)\s+(\w+)\s*((?:\[[^\[\]]*\]\s*)*)([^\s\[])"
+)
 
 
 def arrays(file: File, start: int, body: str, kernel: str, mode: str) -> str:
@@ -171,11 +195,19 @@ def arrays(file: File, start: int, body: str, kernel: str, mode: str) -> str:
     out, last = [], 0
     for n, m in enumerate(ARRAY.finditer(body)):
         if m[4] != ";":
-            raise file.refuse(start + m.start(), f"threadgroup '{m[2]}': wants one array a line, not initialised", kernel)
+            raise file.refuse(
+                start + m.start(),
+                f"threadgroup '{m[2]}': wants one array a line, not initialised",
+                kernel,
+            )
         if body.count("{", 0, m.start()) - body.count("}", 0, m.start()) != 1:
-            raise file.refuse(start + m.start(), f"threadgroup '{m[2]}' wants to stand at the top of the kernel", kernel)
+            raise file.refuse(
+                start + m.start(),
+                f"threadgroup '{m[2]}' wants to stand at the top of the kernel",
+                kernel,
+            )
         new = {
-            "cpu": f"auto &{m[2]} = emu::array<{m[1]}{m[3].strip()}>({n}, \"{m[2]}\");",
+            "cpu": f'auto &{m[2]} = emu::array<{m[1]}{m[3].strip()}>({n}, "{m[2]}");',
             "cuda": f"__shared__ {m[1]} {m[2]}{m[3].strip()};",
             "lint": f"static {m[0]}",
         }[mode]
@@ -205,15 +237,21 @@ def kernels_of(file: File, mode: str) -> tuple[str, list[Kernel]]:
         if not m[1]:
             raise file.refuse(m.start(), "wants `kernel void name(...)`")
         if re.search(r"(?:>|\]\])\s*$", file.code[: m.start()]):
-            raise file.refuse(m.start(), "a kernel is no template and has no attributes of its own", m[1])
+            raise file.refuse(
+                m.start(), "a kernel is no template and has no attributes of its own", m[1]
+            )
         end = closing(file.code, m.end() - 1)
         open_ = file.code.find("{", end)
         if open_ < 0 or file.code[end + 1 : open_].strip():
             raise file.refuse(m.start(), "wants its body behind its parameters", m[1])
         stop = closing(file.code, open_)
         line = file.code.count("\n", 0, m.start()) + 1
-        kernel = Kernel(m[1], file.path, line, parse_params(file, m.end(), file.code[m.end() : end], m[1]))
-        signature = re.sub(r"\[\[.*?\]\]", lambda a: blank(a[0]), file.code[m.start() : open_ + 1], flags=re.S)
+        kernel = Kernel(
+            m[1], file.path, line, parse_params(file, m.end(), file.code[m.end() : end], m[1])
+        )
+        signature = re.sub(
+            r"\[\[.*?\]\]", lambda a: blank(a[0]), file.code[m.start() : open_ + 1], flags=re.S
+        )
         if mode == "cuda":
             signature = cuda_signature(kernel, signature.count("\n"))
         body = arrays(file, open_, file.code[open_:stop], m[1], mode)[1:]
@@ -232,7 +270,9 @@ def constants_of(file: File, mode: str) -> tuple[str, dict[str, int]]:
             raise file.refuse(m.start(), f"function constant {m[1]}, {m[2]}: declared twice")
         found[m[1]] = int(m[2])
         new = {"cpu": f"static int {m[1]};", "lint": f"extern constant int {m[1]};"}
-        return new.get(mode, f"static constexpr int {m[1]} = FUNCTION_CONSTANT_{m[2]};") + "\n" * m[0].count("\n")
+        return new.get(mode, f"static constexpr int {m[1]} = FUNCTION_CONSTANT_{m[2]};") + "\n" * m[
+            0
+        ].count("\n")
 
     wanted = r"\bconstant\s+int\s+(\w+)\s*\[\[\s*function_constant\s*\(\s*(\d+)\s*\)\s*\]\]\s*;"
     return re.sub(wanted, define, file.code), found
@@ -241,13 +281,27 @@ def constants_of(file: File, mode: str) -> tuple[str, dict[str, int]]:
 def check(file: File) -> None:
     """Refuse what would mean something else, or nothing, in the targets."""
     for pattern, why in (
-        (r"\[\[", "an attribute where none is expected (function constants are `constant int NAME [[function_constant(n)]];`)"),
-        (r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=[eE][+-]?\d))(?:[eE][+-]?\d+)?(?![\w.])", "a number without its `f`"),
+        (
+            r"\[\[",
+            "an attribute where none is expected (function constants are `constant int NAME [[function_constant(n)]];`)",
+        ),
+        (
+            r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=[eE][+-]?\d))(?:[eE][+-]?\d+)?(?![\w.])",
+            "a number without its `f`",
+        ),
         (r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+)[hH]\b", "write half(1.0f)"),
         (rf"\(\s*{VECTOR}\s*\)\s*[\w(]", "write float4(x), not (float4)x"),
-        (r"\b(?:texture\w+|sampler|goto|double|new|delete|virtual|try|throw)\b", "is not part of the subset"),
+        (
+            r"\b(?:texture\w+|sampler|goto|double|new|delete|virtual|try|throw)\b",
+            "is not part of the subset",
+        ),
     ):
-        code = re.sub(r"^[ \t]*#[ \t]*(?:include|pragma|line).*$", lambda m: blank(m[0]), file.code, flags=re.M)
+        code = re.sub(
+            r"^[ \t]*#[ \t]*(?:include|pragma|line).*$",
+            lambda m: blank(m[0]),
+            file.code,
+            flags=re.M,
+        )
         if m := re.search(pattern, code):
             raise file.refuse(m.start(), f"`{' '.join(m[0].split())}`: {why}")
     for m in ARRAY.finditer(file.code):
@@ -290,7 +344,9 @@ def registration(kernels: list[Kernel], constants: dict[str, int]) -> str:
             f'{f"sizeof({p.pointee})" if "&" in p.type else "0"}, "{p.name}"}}, '
             for p in bound
         )
-        out.append(f"EMU_UNWATCHED static void emu_call_{k.name}(const emu::Thread &t) {{ {k.name}({', '.join(given)}); }}")
+        out.append(
+            f"EMU_UNWATCHED static void emu_call_{k.name}(const emu::Thread &t) {{ {k.name}({', '.join(given)}); }}"
+        )
         out.append(f"static const emu_param emu_params_{k.name}[] = {{ {table}{{}} }};")
         indices = "".join(f"{i}, " for i in k.constants)
         out.append(f"static const int32_t emu_constants_{k.name}[] = {{ {indices}-1 }};")
@@ -341,7 +397,12 @@ def translate(mode: str, files: list[tuple[str, str]]) -> str:
     head = "#define __METAL_VERSION__ 310\n#include <metal_stdlib>\n"
     if mode == "cuda":
         return head + "namespace metal {\n" + "".join(out) + "}\n"
-    return head + "using namespace metal;\n" + "".join(out) + (registration(kernels, constants) if mode == "cpu" else "")
+    return (
+        head
+        + "using namespace metal;\n"
+        + "".join(out)
+        + (registration(kernels, constants) if mode == "cpu" else "")
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -349,7 +410,9 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"usage: translate.py {{{'|'.join(MODES)}}} FILE...\n")
         return 2
     try:
-        sys.stdout.write(translate(arguments[0], [(path, Path(path).read_text()) for path in arguments[1:]]))
+        sys.stdout.write(
+            translate(arguments[0], [(path, Path(path).read_text()) for path in arguments[1:]])
+        )
     except (Refused, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

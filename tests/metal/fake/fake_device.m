@@ -141,7 +141,7 @@ static FakeBuffer *fresh(FakeDevice *device, size_t bytes, MTLResourceOptions op
 
 - (id<MTLLibrary>)newLibraryWithSource:(NSString *)source options:(MTLCompileOptions *)options error:(NSError **)error
 {
-    (void)options;
+    if (!options || options.fastMathEnabled) fake_fatal("fast maths is on: infinities and NaN would be lost");
     if (!source) fake_fatal("newLibraryWithSource of nil");
     return fake_library(source.UTF8String, error);
 }

@@ -20,6 +20,13 @@
 
 @implementation FakeCompileOptions
 
+- (instancetype)init
+{
+    self = [super init];
+    fast = YES; /* as Metal has it */
+    return self;
+}
+
 - (BOOL)fastMathEnabled
 {
     return fast;

@@ -1,0 +1,151 @@
+"""The demo model from Python to the emulated GPU: the CPU's text, in few submissions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [
+    pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="the sources are not beside the tests"),
+    pytest.mark.skipif(
+        sys.platform != "linux" or not all(map(shutil.which, ("clang-19", "clang++-19"))),
+        reason="needs Linux with clang-19, libobjc-12-dev and libblocksruntime-dev",
+    ),
+]
+COMPILERS = {"CC": "clang-19", "CXX": "clang++-19", "OBJC": "clang-19"}
+
+WRITE = """
+import ctypes, json, sys
+import numpy as np
+import flashmoe
+from flashmoe import _core
+
+device, memory, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
+fake = ctypes.CDLL(_core.__file__)
+fake.fake_metal_count.restype = ctypes.c_uint64
+names = ("commits", "encoders", "dispatches", "barriers", "waits")
+prompt = "The expert loader reads what the router picks. " * 12 + "The expert loader reads"
+with flashmoe.Model(flashmoe.demo_model_path(), device=device, memory=memory) as model:
+    ids = np.array(model.tokenizer.encode(prompt), np.int32)
+    session, logits = model.new_session(), np.empty((1, model.vocab_size), np.float32)
+    for first, last in model.prefill_steps(0, len(ids)):
+        session.eval(ids[first:last], logits[: last == len(ids)])
+    before = [fake.fake_metal_count(i) for i in range(len(names))]
+    written = []
+    for _ in range(tokens):
+        written.append(int(logits.argmax()))
+        session.eval(np.array(written[-1:], np.int32), logits)
+    after = [fake.fake_metal_count(i) for i in range(len(names))]
+    print(json.dumps({
+        "text": model.tokenizer.decode(written), "written": written, "prompt": len(ids),
+        "info": {k: v for k, v in model.info().items() if isinstance(v, (str, int))},
+        "each": {n: (z - a) / tokens for n, a, z in zip(names, before, after)},
+    }))
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """flashmoe with the Metal device, on an emulated GPU."""
+    to = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(to)),
+            *("-Ccmake.define.FLASHMOE_METAL=ON", str(ROOT)),
+        ],
+        env={**os.environ, **COMPILERS}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    return to
+
+
+def run(site: Path, *command: str, **env: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], text=True, timeout=300, cwd=site,
+        env={**os.environ, "PYTHONPATH": str(site), "FLASHMOE_KERNELS": "ref", **env},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def write(site: Path, device: str, memory: str, schedule: str = "", tokens: int = 64) -> Any:
+    return json.loads(run(site, "-c", WRITE, device, memory, str(tokens), FAKE_METAL=schedule))
+
+
+@pytest.fixture(scope="module")
+def cpu(site: Path) -> Any:
+    return write(site, "cpu", "1GB")
+
+
+@pytest.mark.parametrize(
+    ("memory", "schedule"),
+    [("1GB", ""), ("SMALL", "lazy,order=3,threads=2"), ("1GB", "lazy"), ("SMALL", "order=1")],
+)
+def test_the_text_is_the_cpus(site: Path, cpu: Any, memory: str, schedule: str) -> None:
+    got = write(site, "metal", smallest(site) if memory == "SMALL" else memory, schedule)
+    assert got["info"]["device"] == "metal"
+    assert (got["text"], got["written"]) == (cpu["text"], cpu["written"])
+    assert len(got["written"]) == 64
+    assert got["prompt"] == cpu["prompt"] > 64
+    if memory == "SMALL":
+        assert got["info"]["expert_slots"] <= 32  # of 256: no more than a wave
+        assert got["info"]["prefill_rows"] < got["prompt"]  # the prompt goes in several steps
+    else:
+        assert got["info"]["prefill_rows"] >= got["prompt"]
+
+
+def smallest(site: Path) -> str:
+    """The least memory that the model runs with on Metal, as the error says it."""
+    text = run(
+        site,
+        "-c",
+        "import flashmoe\n"
+        "try: flashmoe.Model(flashmoe.demo_model_path(), device='metal', memory='1MB')\n"
+        "except flashmoe.BudgetError as error: print(error)",
+    )
+    needed = float(text.split("needs ")[1].split(" GB")[0])
+    return f"{needed + 0.0006:.4f}GB"
+
+
+@pytest.mark.parametrize("schedule", ["", "lazy"])
+def test_what_a_token_costs_in_submissions(site: Path, schedule: str) -> None:
+    got = write(site, "metal", "1GB", schedule, tokens=24)
+    layers, each = got["info"]["num_hidden_layers"], got["each"]
+    assert each["commits"] <= 2 * layers + 1
+    assert each["waits"] <= layers + 1  # one a layer, for its router, and one for the logits
+    assert each["encoders"] == each["commits"]
+    assert each["dispatches"] >= 10 * layers
+
+
+def test_the_selftest_knows_both_devices(site: Path) -> None:
+    text = run(site, "-m", "flashmoe", "selftest", "--quick", "--json")
+    report = json.loads(text)
+    assert report["ok"] and report["same_text"]
+    assert [d["device"] for d in report["devices"]] == ["cpu", "metal"]
+    assert all(len(d["checks"]) > 100 for d in report["devices"])
+
+
+def test_auto_takes_metal_if_it_proves_itself(site: Path, tmp_path: Path) -> None:
+    script = (
+        "import flashmoe\nwith flashmoe.Model(flashmoe.demo_model_path(), memory='1GB') as model:\n"
+        "    print(model.info()['device'], '|', model.info()['device_reason'])"
+    )
+    sound = run(site, "-c", script, XDG_CACHE_HOME=str(tmp_path / "a"))
+    assert sound.startswith("metal | it passed")
+    old = run(site, "-c", script, XDG_CACHE_HOME=str(tmp_path / "b"), FAKE_METAL="fail=family:1")
+    assert old.startswith("cpu | Metal is not used: ") and "older" in old
+    broken = run(
+        site, "-c", script, XDG_CACHE_HOME=str(tmp_path / "c"), FAKE_METAL="fail=pipeline:9"
+    )
+    assert broken.startswith("cpu | Metal is not used: ") and "selftest" in broken
+    kept = run(site, "-c", script, XDG_CACHE_HOME=str(tmp_path / "c"))
+    assert kept == broken  # found out once
