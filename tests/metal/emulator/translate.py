@@ -186,7 +186,8 @@ def parse_params(file: File, at: int, text: str, kernel: str) -> list[Param]:
 
 # A declaration of threadgroup memory: not a pointer or a reference to it.
 ARRAY = re.compile(
-    r"\bthreadgroup\s+(?!\w+\s*[*&(])([\w:]+)\s+(\w+)\s*((?:\[[^\[\]]*\]\s*)*)([^\s\[])"
+    r"\bthreadgroup\s+(?!(?:const\s+)?\w+\s*(?:const\s*)?[*&(])"
+    r"([\w:]+)\s+(\w+)\s*((?:\[[^\[\]]*\]\s*)*)([^\s\[])"
 )
 
 
