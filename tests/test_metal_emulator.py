@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from metal.emulator.kernels import ORDERS, Failed, Kernels
 from metal.emulator.translate import Refused, translate
 
@@ -120,7 +121,7 @@ CASES: list[Case] = [
 ]  # fmt: skip
 
 
-# ---- planted bugs: what changes in the samples, and who sees it ----
+# ---- planted bugs: what changes in the samples, and who must see it ----
 
 BARRIER = "    threadgroup_barrier(mem_flags::mem_threadgroup);\n"
 V, W = {"values"}, {"watch"}
@@ -139,7 +140,7 @@ PLANTED: list[tuple[str, str, int, str, set[str]]] = [
     ("matvec", "- 8.0f", 0, "- 7.9375f", V),
     ("matvec", "simd_sum(sum)", 0, "sum", V),
     ("matvec", "if (lane == 0u)", 0, "if (lane < 2u)", V | W),
-    ("matvec", "i < uint(p.columns)", 0, "i <= uint(p.columns)", V | W),
+    ("matvec", "i < uint(p.columns)", 0, "i <= uint(p.columns)", W),
     ("matvec", "group * simdgroups", 0, "group * 4u", V),
     ("group_sum", BARRIER, 0, "", V | W),
     ("group_sum", BARRIER, 1, "", V | W),
@@ -152,14 +153,14 @@ PLANTED: list[tuple[str, str, int, str, set[str]]] = [
     ("attend", BARRIER, 1, "", V | W),
     ("attend", BARRIER, 2, "", V | W),
     ("attend", BARRIER, 3, "", V | W),
-    ("attend", "t < positions", 4, "t <= positions", V | W),
+    ("attend", "t < positions", 4, "t <= positions", W),
     ("attend", "t * uint(p.stride)", 1, "t * size", V),
     ("attend", "if (lane == 0u) total", 0, "if (lane < 2u) total", W),
     ("tiles", ", true)", 0, ", false)", V),
     ("tiles", "k += 8ul", 0, "k += 16ul", V),
     ("count", "atomic_fetch_add_explicit(&counts[uint(kind[i])], 1u, memory_order_relaxed)", 0,
      "((device uint *)counts)[uint(kind[i])] += 1u", W),
-    ("count", "if (i < uint(p.columns)) ", 0, "", V | W),
+    ("count", "if (i < uint(p.columns)) ", 0, "", W),
 ]  # fmt: skip
 
 
@@ -233,14 +234,14 @@ def test_planted_bugs(plain: Kernels, watch: Kernels, number: int) -> None:
     seen: set[str] = set()
     for case in CASES:
         for order in ORDERS if case[0].__name__ == kernel else ():
-            for kind, kernels in (("values", plain), ("watch", watch)):
+            for kind in wanted - seen:  # what runs past the end is left to the watch
                 try:
-                    wrong = kind == "values" and run_case(kernels, case, order, f"_{number}") > BOUND
-                    if kind == "watch":
-                        run_case(kernels, case, order, f"_{number}")
+                    off = run_case(
+                        {"values": plain, "watch": watch}[kind], case, order, f"_{number}"
+                    )
+                    seen |= {kind} if kind == "values" and off > BOUND else set()
                 except Failed:
-                    wrong = True
-                seen |= {kind} if wrong else set()
+                    seen |= {kind}
     assert seen == wanted, f"{where}: {old!r} number {n} as {new!r}"
 
 
@@ -286,11 +287,15 @@ def test_dispatches_without_barrier(watch: Kernels) -> None:
         watch.barrier()
         watch.run("normalise", [p, y, x], 1, 64)
         watch.run("normalise", [p, y, z], 1, 64)  # both only read y
-        with pytest.raises(Failed, match=r"race on x\+\d+: read .* after write by thread \d+ of kernel "):
+        with pytest.raises(
+            Failed, match=r"race on x\+\d+: read .* after write by thread \d+ of kernel "
+        ):
             watch.run("normalise", [p, x, z], 1, 64)
         watch.barrier()
         watch.run("normalise", [p, x, z], 1, 64)
-        with pytest.raises(Failed, match=r"race on y\+\d+: write .* after read by an earlier dispatch"):
+        with pytest.raises(
+            Failed, match=r"race on y\+\d+: write .* after read by an earlier dispatch"
+        ):
             watch.run("normalise", [p, y, x], 1, 64)
 
 
@@ -300,12 +305,30 @@ def test_refused_dispatches(plain: Kernels) -> None:
     for kernel, buffers, threads, more, says in (
         ("normalize", [p, x, x], 32, {}, "no kernel 'normalize'"),
         ("normalise", [p, x], 32, {}, r"normalise: buffer\(2\) 'y' is not bound"),
-        ("normalise", [p[:1], x, x], 32, {}, r"buffer\(0\) 'p': 4 bytes bound, the argument takes 8"),
-        ("normalise", [p, x, x], 1025, {}, "1025x1x1 threads in 1x1x1 threadgroups: wants 1 to 1024"),
+        (
+            "normalise",
+            [p[:1], x, x],
+            32,
+            {},
+            r"buffer\(0\) 'p': 4 bytes bound, the argument takes 8",
+        ),
+        (
+            "normalise",
+            [p, x, x],
+            1025,
+            {},
+            "1025x1x1 threads in 1x1x1 threadgroups: wants 1 to 1024",
+        ),
         ("normalise", [p, x, x], (32, 0, 1), {}, "32x0x1 threads"),
         ("matvec", [p, x, x, x, x], 32, {"constants": {0: 4}}, "function constant 3 is not set"),
         ("attend", [a, x, x, x, x], 32, {}, r"threadgroup\(0\) 'score' has no length"),
-        ("attend", [a, x, x, x, x], 32, {"threadgroup": {0: 32768}}, "'largest' brings threadgroup "),
+        (
+            "attend",
+            [a, x, x, x, x],
+            32,
+            {"threadgroup": {0: 32768}},
+            "'largest' brings threadgroup ",
+        ),
         ("attend", [a, x, x, x, x], 32, {"threadgroup": {0: 32769}}, "32784 bytes of threadgroup"),
     ):
         with pytest.raises(Failed, match=says):
@@ -330,9 +353,17 @@ if short == 2:
     k.run("past_an_array", [x], 1, 64)
 print("done")
 """
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE.parent.parent),
-                   "LD_PRELOAD": found, "ASAN_OPTIONS": f"detect_leaks=0,external_symbolizer_path={shutil.which('addr2line')}"}
-    says = ("done", r"heap-buffer-overflow.*READ of size 4.*samples.metal:62", r"use-after-poison.*WRITE of size 4.*faults.metal:48")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(HERE.parent.parent),
+        "LD_PRELOAD": found,
+        "ASAN_OPTIONS": f"detect_leaks=0,external_symbolizer_path={shutil.which('addr2line')}",
+    }
+    says = (
+        "done",
+        r"heap-buffer-overflow.*READ of size 4.*samples.metal:62",
+        r"use-after-poison.*WRITE of size 4.*faults.metal:48",
+    )
     for short, wanted in enumerate(says):
         done = subprocess.run(
             [sys.executable, "-c", program, str(built / "libkernels_address.so"), str(short)],
@@ -389,7 +420,9 @@ def test_lines_stay(tmp_path: Path) -> None:
     for mode in ("cpu", "cuda", "lint"):
         out = translate(mode, [("x.metal", text)]).split('#line 1 "x.metal"\n')[1].split("\n")
         for number, line in enumerate(text.split("\n")):
-            for word in re.findall(r"\b(?:precise|simd_\w+|threadgroup_barrier)\b", line.split("//")[0]):
+            for word in re.findall(
+                r"\b(?:precise|simd_\w+|threadgroup_barrier)\b", line.split("//")[0]
+            ):
                 assert word in out[number], f"{mode}: line {number + 1}"
 
 

@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+
 from metal.lint.lint import clang, lint
 
 HERE = Path(__file__).parent
 SHADERS = HERE.parent / "shaders"
 COMPILER = clang()
-pytestmark = pytest.mark.skipif(not COMPILER, reason="needs clang-19 (Debian's package is called so)")
+pytestmark = pytest.mark.skipif(
+    not COMPILER, reason="needs clang-19 (Debian's package is called so)"
+)
 
 HEAD = """#include <metal_stdlib>
 using namespace metal;
@@ -72,7 +75,7 @@ IN_KERNEL: list[tuple[str, str]] = [
     ("auto q = [](float z) { return z; };", "a lambda"),
     ("float q[p.n];", "variable length array"),
     ("double q = 1.0f;", "`double`: is not part"),
-    ("printf(\"%d\", p.n);", "undeclared identifier 'printf'"),
+    ('printf("%d", p.n);', "undeclared identifier 'printf'"),
     ("y[i] = std::exp(x[i]);", "no std in Metal"),
     ("y[i] = expf(x[i]);", "undeclared identifier 'expf'"),
     ("y[i] = float(p.k);", "no member named 'k'"),
@@ -86,7 +89,10 @@ IN_KERNEL: list[tuple[str, str]] = [
     ("if constexpr (true) y[i] = 0.0f;", r"C\+\+17 extension"),
     ("auto [u, w] = p;", r"C\+\+17 extension|no matching constructor"),
     ("y[i] = x[i] + p;", "invalid operands"),
-    ("y[i] = float(atomic_fetch_add_explicit(y, 1u, memory_order_relaxed));", "no matching function"),
+    (
+        "y[i] = float(atomic_fetch_add_explicit(y, 1u, memory_order_relaxed));",
+        "no matching function",
+    ),
     ("simdgroup_half8x8 q;", "unknown type name 'simdgroup_half8x8'|undeclared"),
     ("y[i] = precise::rsqrtf(x[i]);", "no member named 'rsqrtf'"),
     ("throw 1;", "`throw`"),
@@ -97,7 +103,10 @@ OUTSIDE: list[tuple[str, str]] = [
     ("float add(float a, float b) { return a + b; }", "a helper is marked METAL_FUNC"),
     ("METAL_FUNC float first(const float *a) { return a[0]; }", "without its address space"),
     ("METAL_FUNC void set(float &a) { a = 0.0f; }", "without its address space"),
-    ("template <class T> METAL_FUNC T first(const T *a) { return a[0]; }", "without its address space"),
+    (
+        "template <class T> METAL_FUNC T first(const T *a) { return a[0]; }",
+        "without its address space",
+    ),
     ("METAL_FUNC int f(int n) { return n < 2 ? 1 : n * f(n - 1); }", "f calls itself"),
     ("const int SIZE = 4;", "a variable of the program is `constant`"),
     ("static constexpr int SIZE = 4;", "a variable of the program is `constant`"),
@@ -106,7 +115,10 @@ OUTSIDE: list[tuple[str, str]] = [
     ("threadgroup float shared[32];", "declared outside a kernel"),
     ("constant float KIND2 [[function_constant(1)]];", "an attribute where none"),
     ("constant int KIND2 [[function_constant(0)]];", "declared twice"),
-    ("METAL_FUNC float f(float x) { threadgroup float t[4]; return t[0] + x; }", "outside a kernel"),
+    (
+        "METAL_FUNC float f(float x) { threadgroup float t[4]; return t[0] + x; }",
+        "outside a kernel",
+    ),
     ("struct vertex { int n; };", "a word of Metal"),
     ("kernel void g(device float *y) { y[0] = 0.0f; }", "one attribute a parameter"),
     ("kernel void g(device float *y [[buffer(0)]], device float *z [[buffer(0)]]) {}", "two param"),
@@ -115,7 +127,10 @@ OUTSIDE: list[tuple[str, str]] = [
     ("kernel void g(float2 i [[thread_position_in_grid]]) {}", "wants one of uint"),
     ("kernel float g(device float *y [[buffer(0)]]) { return 0.0f; }", "wants `kernel void name"),
     ("template <int N> kernel void g(device float *y [[buffer(0)]]) {}", "a kernel is no template"),
-    ("METAL_FUNC float f(float x) { return x; }\nMETAL_FUNC float f(float y) { return y; }", "redefinition"),
+    (
+        "METAL_FUNC float f(float x) { return x; }\nMETAL_FUNC float f(float y) { return y; }",
+        "redefinition",
+    ),
 ]
 
 
@@ -151,5 +166,8 @@ def test_shaders() -> None:
 
 def test_samples() -> None:
     samples = HERE / "metal" / "emulator" / "samples"
-    files = [(n, (samples / n).read_text()) for n in ("params.h", "samples.metal", "tiles.metal", "faults.metal")]
+    files = [
+        (n, (samples / n).read_text())
+        for n in ("params.h", "samples.metal", "tiles.metal", "faults.metal")
+    ]
     assert COMPILER and lint(files, COMPILER) == []

@@ -20,11 +20,7 @@ sys.path.insert(0, str(HERE.parent / "emulator"))
 
 from translate import File, Refused, closing, translate, without_comments  # noqa: E402
 
-CLANG = (
-    "-std=c++14 -fsyntax-only -nostdinc -nostdinc++ -x c++ -ferror-limit=0 -fno-caret-diagnostics "
-    "-Wall -Wextra -Wconversion -Wdouble-promotion -Wvla -Wc++17-extensions -Wc++20-extensions "
-    "-Wno-unused -Wno-unused-parameter -Wno-undefined-internal -Wno-duplicate-decl-specifier -Wno-unknown-pragmas -Wno-pass-failed"
-).split()
+CLANG = ["-std=c++14", "-fsyntax-only", "-nostdinc", "-nostdinc++", "-x", "c++", "-ferror-limit=0", "-fno-caret-diagnostics", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Wvla", "-Wc++17-extensions", "-Wc++20-extensions", "-Wno-unused", "-Wno-unused-parameter", "-Wno-undefined-internal", "-Wno-duplicate-decl-specifier", "-Wno-unknown-pragmas", "-Wno-pass-failed"]
 SPACES = r"\b(?:device|constant|threadgroup|thread)\b"
 TYPES = r"(?:float|half|bfloat|bool|u?char|u?short|u?int|u?long|size_t|u?int\d+_t)[234]?"
 
@@ -36,14 +32,18 @@ def clang() -> str | None:
 
 def outer(code: str) -> Iterator[tuple[int, str]]:
     """What stands outside of all braces: each declaration with its place; bodies are `{}`."""
-    code = re.sub(r"^[ \t]*#(?:[^\n\\]|\\.|\\\n)*", lambda m: re.sub(r"[^\n]", " ", m[0]), code, flags=re.M)
+    code = re.sub(
+        r"^[ \t]*#(?:[^\n\\]|\\.|\\\n)*", lambda m: re.sub(r"[^\n]", " ", m[0]), code, flags=re.M
+    )
     at, start, text = 0, 0, ""
     while at < len(code):
         if code[at] == "{":
             stop = closing(code, at)
             text += "{}"
             at = stop + 1
-            if "=" not in text.partition("(")[0] and not re.match(r"\s*(?:struct|enum|union|typedef)\b", text):
+            if "=" not in text.partition("(")[0] and not re.match(
+                r"\s*(?:struct|enum|union|typedef)\b", text
+            ):
                 yield start + len(text) - len(text.lstrip()), text.strip()
                 start, text = at, ""
             continue
@@ -59,15 +59,23 @@ def outer(code: str) -> Iterator[tuple[int, str]]:
 def declarations(file: File) -> Iterator[str]:
     for at, text in outer(file.code):
         first = text.split()[0]
-        if first in ("struct", "typedef", "using", "enum", "kernel", "static_assert", "METAL_FUNC") or re.match(
-            r"template\s*<[^{}]*>\s*(?:METAL_FUNC|struct)\b|[A-Z_]+\(", text
-        ):
+        if first in (
+            "struct",
+            "typedef",
+            "using",
+            "enum",
+            "kernel",
+            "static_assert",
+            "METAL_FUNC",
+        ) or re.match(r"template\s*<[^{}]*>\s*(?:METAL_FUNC|struct)\b|[A-Z_]+\(", text):
             continue
         if re.match(r"constant\b", text):
             if "=" not in text and "[[" not in text:
                 yield str(file.refuse(at, f"`{text}`: a constant of the program wants its value"))
         elif "(" in text.partition("=")[0]:
-            yield str(file.refuse(at, f"`{text.partition('(')[0]}(...)`: a helper is marked METAL_FUNC"))
+            yield str(
+                file.refuse(at, f"`{text.partition('(')[0]}(...)`: a helper is marked METAL_FUNC")
+            )
         else:
             yield str(file.refuse(at, f"`{text}`: a variable of the program is `constant`"))
 
@@ -76,21 +84,36 @@ def pointers(file: File) -> Iterator[str]:
     """Pointers and references say where they point."""
     own = re.findall(r"\b(?:struct|typename|class)\s+(\w+)|}\s*(\w+)\s*;", file.code)
     names = "|".join([TYPES, *(a or b for a, b in own)])
-    for m in re.finditer(rf"\b(?:{names})\s*(?:const\s*)?(?:\(\s*)?[*&](?![*&=])\s*[\w)>,]", file.code):
+    for m in re.finditer(
+        rf"\b(?:{names})\s*(?:const\s*)?(?:\(\s*)?[*&](?![*&=])\s*[\w)>,]", file.code
+    ):
         before = re.split(r"[,(;{}<]", file.code[: m.start()])[-1]
         if not re.search(SPACES, before + m[0]):
             shown = " ".join(m[0].split())
-            yield str(file.refuse(m.start(), f"`{shown}`: a pointer or reference without its address space"))
+            yield str(
+                file.refuse(
+                    m.start(), f"`{shown}`: a pointer or reference without its address space"
+                )
+            )
         elif m[0].endswith(")") and re.search(r"\bthread\b", before):
             yield str(file.refuse(m.start(), "a cast to thread memory"))
 
 
 def words_and_lambdas(file: File) -> Iterator[str]:
     for pattern, why in (
-        (r"(?:[=(,;{}?:]|\breturn)\s*\[[^\[\]]*\]\s*(?:\([^()]*\)\s*(?:mutable\s*)?)\{", "a lambda"),
-        (r"\b(?:vertex|fragment|stage_in|object_data|ray_data|visible|intersection)\b", "a word of Metal"),
+        (
+            r"(?:[=(,;{}?:]|\breturn)\s*\[[^\[\]]*\]\s*(?:\([^()]*\)\s*(?:mutable\s*)?)\{",
+            "a lambda",
+        ),
+        (
+            r"\b(?:vertex|fragment|stage_in|object_data|ray_data|visible|intersection)\b",
+            "a word of Metal",
+        ),
         (r"\bstatic\b(?!_)", "static variables and functions are not for shaders"),
-        (r"\b(?:dynamic_cast|typeid|thread_local|register|asm|union|friend|operator)\b", "not in our subset"),
+        (
+            r"\b(?:dynamic_cast|typeid|thread_local|register|asm|union|friend|operator)\b",
+            "not in our subset",
+        ),
         (r"\bstd\s*::", "there is no std in Metal"),
     ):
         for m in re.finditer(pattern, file.code):
@@ -142,7 +165,12 @@ def front_end(compiler: str, files: list[tuple[str, str]]) -> Iterator[str]:
 def lint(files: list[tuple[str, str]], compiler: str) -> list[str]:
     """All that is wrong with (path, text) pairs, a line each."""
     parsed = [File(path, without_comments(text)) for path, text in files]
-    found = [line for f in parsed for rule in (declarations, pointers, words_and_lambdas) for line in rule(f)]
+    found = [
+        line
+        for f in parsed
+        for rule in (declarations, pointers, words_and_lambdas)
+        for line in rule(f)
+    ]
     found += recursion(parsed)
     try:
         found += front_end(compiler, files)
