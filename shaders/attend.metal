@@ -74,8 +74,8 @@ METAL_FUNC ulong tile_at(thread const tile_of &t, int query, int heads)
 }
 
 /* q . k for the lane's two keys of a block. */
-METAL_FUNC void scores_of(thread float2 *score, const threadgroup float4 *q, device const uchar *keys, ulong block,
-                          int dim, uint lane)
+METAL_FUNC void scores_of(thread float2 *score, const threadgroup float4 *q, device const uchar *keys, ulong block, int dim,
+                          uint lane)
 {
 #pragma unroll
     for (int j = 0; j < FM_QUERIES; j++) score[j] = float2(0.0f);

@@ -63,6 +63,12 @@ METAL_FUNC float4 four_at(device const uchar *from, ulong i, int kind)
     return float4(a.x, a.y, b.x, b.y);
 }
 
+/* Four numbers of which n are there, zeros for the others. */
+METAL_FUNC float4 load_four(device const float *from, int n)
+{
+    return float4(n > 0 ? from[0] : 0.0f, n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f, n > 3 ? from[3] : 0.0f);
+}
+
 /* Round to nearest even, as fm_numbers_encode does. */
 METAL_FUNC void put_number(device uchar *to, ulong i, float x, int kind)
 {

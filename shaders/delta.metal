@@ -39,12 +39,7 @@ kernel void delta_gates(constant fm_p_rows &p [[buffer(0)]], device float *decay
 
 constant int FC_STATE_ROWS [[function_constant(6)]]; /* rows of the state that a lane has: key_dim / 16, rounded up */
 
-/* Four numbers of which n are there, zeros for the others. */
-METAL_FUNC float4 load_four(device const float *from, int n)
-{
-    return float4(n > 0 ? from[0] : 0.0f, n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f, n > 3 ? from[3] : 0.0f);
-}
-
+/* The first n of four numbers. */
 METAL_FUNC void put_four(device float *to, float4 x, int n)
 {
     if (n > 0) to[0] = x.x;

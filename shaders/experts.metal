@@ -15,23 +15,34 @@ METAL_FUNC void gate_up_band(constant fm_p_gate_up &p, device const uchar *slots
     int bits = format_bits(FC_FORMAT) == format_bits(FC_OTHER) ? format_bits(FC_FORMAT) : 0;
     device const uchar *gate_w = slots + ulong(run[group.y].slot) * p.slot_bytes + p.gate_at;
     device const uchar *up_w = slots + ulong(run[group.y].slot) * p.slot_bytes + p.up_at;
+    int row[FM_TILE];
     float gate[BAND][FM_TILE];
     float up[BAND][FM_TILE];
-    band_units<BAND> gate_units;
-    band_units<BAND> up_units;
+    band_place<BAND> gate_place;
+    band_place<BAND> up_place;
+    band_units<BAND> next_gate;
+    band_units<BAND> next_up;
+    for (int t = 0; t < FM_TILE; t++) row[t] = run[group.y].row[t];
     clear_band<BAND>(gate);
     clear_band<BAND>(up);
-
-    for (int at = 0; at < cols; at += FM_CHUNK) {
-        load_band<BAND>(gate_units, gate_w, p.gate, first, at + int(lane) * FM_UNIT, FC_FORMAT);
-        load_band<BAND>(up_units, up_w, p.up, first, at + int(lane) * FM_UNIT, FC_OTHER);
-        if (at > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (int t = 0; t < n; t++)
-            stage_row(staged + t * FM_LANES * FM_STAGED, x + ulong(run[group.y].row[t]) * ulong(cols), at, cols, bits,
-                      sg * FM_LANES + lane);
+    find_band<BAND>(gate_place, gate_w, p.gate, first, lane, FC_FORMAT);
+    find_band<BAND>(up_place, up_w, p.up, first, lane, FC_OTHER);
+    load_band<BAND>(next_gate, gate_place, int(lane) * FM_UNIT, cols, FC_FORMAT);
+    load_band<BAND>(next_up, up_place, int(lane) * FM_UNIT, cols, FC_OTHER);
+    for (int base = 0; base < cols; base += stage_chunks() * FM_CHUNK) {
+        if (base > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
+        stage_rows(staged, x, row, n, base, cols, bits, lane, sg);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        add_band<BAND>(gate, gate_units, gate_w, p.gate, first, at, staged, FC_TILE, lane, FC_FORMAT, bits);
-        add_band<BAND>(up, up_units, up_w, p.up, first, at, staged, FC_TILE, lane, FC_OTHER, bits);
+        for (int c = 0; c < stage_chunks(); c++) {
+            int at = base + c * FM_CHUNK;
+            if (at >= cols) break;
+            band_units<BAND> gate_units = next_gate;
+            band_units<BAND> up_units = next_up;
+            load_band<BAND>(next_gate, gate_place, at + FM_CHUNK + int(lane) * FM_UNIT, cols, FC_FORMAT);
+            load_band<BAND>(next_up, up_place, at + FM_CHUNK + int(lane) * FM_UNIT, cols, FC_OTHER);
+            add_band<BAND>(gate, gate_units, gate_w, p.gate, first, at, staged + c * FM_STAGE, FC_TILE, lane, FC_FORMAT, bits);
+            add_band<BAND>(up, up_units, up_w, p.up, first, at, staged + c * FM_STAGE, FC_TILE, lane, FC_OTHER, bits);
+        }
     }
 #pragma unroll
     for (int r = 0; r < BAND; r++)
@@ -64,22 +75,11 @@ METAL_FUNC void down_band(constant fm_p_down &p, device const uchar *slots, devi
     int first = (int(group.x) * FM_SIMDGROUPS + int(sg)) * BAND;
     int pick = run[group.y].first;
     int n = run[group.y].n;
-    int cols = p.down.cols;
-    int bits = format_bits(FC_FORMAT);
     device const uchar *w = slots + ulong(run[group.y].slot) * p.slot_bytes + p.down_at;
+    int row[FM_TILE];
     float sum[BAND][FM_TILE];
-    band_units<BAND> units;
-    clear_band<BAND>(sum);
-
-    for (int at = 0; at < cols; at += FM_CHUNK) {
-        load_band<BAND>(units, w, p.down, first, at + int(lane) * FM_UNIT, FC_FORMAT);
-        if (at > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (int t = 0; t < n; t++)
-            stage_row(staged + t * FM_LANES * FM_STAGED, hidden + ulong(pick + t) * ulong(cols), at, cols, bits,
-                      sg * FM_LANES + lane);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        add_band<BAND>(sum, units, w, p.down, first, at, staged, FC_TILE, lane, FC_FORMAT, bits);
-    }
+    for (int t = 0; t < FM_TILE; t++) row[t] = pick + t;
+    multiply_band<BAND>(sum, w, p.down, first, hidden, row, n, staged, lane, sg);
     put_band<BAND>(outs, sum, p.down.rows, first, pick, n, lane);
 }
 

@@ -7,21 +7,10 @@ METAL_FUNC void matvec_band(constant fm_p_product &p, device const uchar *w, dev
     int first = (int(group.x) * FM_SIMDGROUPS + int(sg)) * BAND;
     int x_first = int(group.y) * FC_TILE;
     int tile = min(FC_TILE, p.rows - x_first);
-    int cols = p.w.cols;
-    int bits = format_bits(FC_FORMAT);
+    int row[FM_TILE];
     float sum[BAND][FM_TILE];
-    band_units<BAND> units;
-    clear_band<BAND>(sum);
-
-    for (int at = 0; at < cols; at += FM_CHUNK) {
-        load_band<BAND>(units, w, p.w, first, at + int(lane) * FM_UNIT, FC_FORMAT);
-        if (at > 0) threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (int t = 0; t < tile; t++)
-            stage_row(staged + t * FM_LANES * FM_STAGED, x + ulong(x_first + t) * ulong(cols), at, cols, bits,
-                      sg * FM_LANES + lane);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        add_band<BAND>(sum, units, w, p.w, first, at, staged, FC_TILE, lane, FC_FORMAT, bits);
-    }
+    for (int t = 0; t < FM_TILE; t++) row[t] = x_first + t;
+    multiply_band<BAND>(sum, w, p.w, first, x, row, tile, staged, lane, sg);
     put_band<BAND>(out, sum, p.w.rows, first, x_first, tile, lane);
 }
 

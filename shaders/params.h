@@ -17,14 +17,15 @@
 #define FM_LANES 32
 #define FM_CONSTANTS 7 /* function constants, of which a kernel reads some: common.h, attend.metal, delta.metal */
 
-/* Products: a simdgroup has a few rows of the matrix, a threadgroup stages a chunk of columns of up to FM_TILE rows of x. */
-#define FM_UNIT 32                    /* columns that a lane takes of a chunk: the smallest group of codes */
-#define FM_CHUNK (FM_UNIT * FM_LANES) /* columns staged at a time */
-#define FM_STAGED 9                   /* float4 of a staged unit: 8, and one between, so that lanes read different banks */
-#define FM_STAGE_BYTES (FM_LANES * FM_STAGED * 16)
-#define FM_TILE 4       /* most rows of x that share what is read of the weights */
-#define FM_BAND 4       /* most rows of the matrix that a simdgroup has */
-#define FM_SIMDGROUPS 8 /* of a threadgroup in products */
+/* Products: a simdgroup has a few rows of the matrix, a threadgroup stages chunks of columns of up to FM_TILE rows of x. */
+#define FM_UNIT 32                      /* columns that a lane takes of a chunk: the smallest group of codes */
+#define FM_CHUNK (FM_UNIT * FM_LANES)   /* columns that the lanes take together */
+#define FM_STAGED 9                     /* float4 of a staged unit: 8, and one between, so that lanes read different banks */
+#define FM_STAGE (FM_LANES * FM_STAGED) /* float4 of a staged chunk */
+#define FM_STAGE_CHUNKS 4               /* chunks of all rows of a tile that are staged together, if the tile has no more rows */
+#define FM_TILE 4                       /* most rows of x that share what is read of the weights */
+#define FM_BAND 4                       /* most rows of the matrix that a simdgroup has */
+#define FM_SIMDGROUPS 8                 /* of a threadgroup in products */
 
 #define FM_ROW_THREADS 256 /* of a threadgroup that has one row */
 
@@ -49,30 +50,36 @@
 #define FM_KIND_BF16 2
 #define FM_KIND_AFFINE 3
 
-/* A matrix [rows][cols], whose scales and biases lie behind it. */
+/*
+ * A matrix [rows][cols], whose scales and biases lie behind it. `float_bits` are FM_FLOAT_BITS: a compiler that knew
+ * them would make two instructions of what puts them before a code.
+ */
+#define FM_FLOAT_BITS 0x4b000000u /* of 2^23, whose last 23 bits count in ones */
 typedef struct {
     uint64_t scales_at, biases_at;
     int32_t rows, cols;
+    uint32_t float_bits;
+    int32_t unused;
 } fm_p_matrix;
-FM_SIZE(fm_p_matrix, 24);
+FM_SIZE(fm_p_matrix, 32);
 
 typedef struct {
     fm_p_matrix w;
     int32_t rows, unused; /* of x */
 } fm_p_product;
-FM_SIZE(fm_p_product, 32);
+FM_SIZE(fm_p_product, 40);
 
 typedef struct {
     uint64_t slot_bytes, gate_at, up_at;
     fm_p_matrix gate, up;
 } fm_p_gate_up;
-FM_SIZE(fm_p_gate_up, 72);
+FM_SIZE(fm_p_gate_up, 88);
 
 typedef struct {
     uint64_t slot_bytes, down_at;
     fm_p_matrix down;
 } fm_p_down;
-FM_SIZE(fm_p_down, 40);
+FM_SIZE(fm_p_down, 48);
 
 /* Picks [first, first + n) are of the expert in `slot`; pick i reads row[i] of x. At most FM_TILE. */
 typedef struct {

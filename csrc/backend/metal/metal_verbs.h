@@ -94,6 +94,13 @@ static inline int32_t fm_metal_band(int32_t rows, uint32_t tiles, int32_t most)
     return most;
 }
 
+/* Threadgroup memory of a product whose tile has that many rows of x. */
+static inline size_t fm_metal_stage(int32_t tile)
+{
+    int32_t chunks = tile < FM_STAGE_CHUNKS ? FM_STAGE_CHUNKS / tile : 1;
+    return (size_t)(tile * chunks) * FM_STAGE * 16;
+}
+
 /* How a matrix lies, and its bytes. */
 fm_p_matrix fm_metal_matrix(fm_quant quant, int32_t rows, int32_t cols, size_t *bytes);
 

@@ -6,7 +6,7 @@ fm_p_matrix fm_metal_matrix(fm_quant quant, int32_t rows, int32_t cols, size_t *
     fm_matrix_layout layout = {0};
     fm_matrix_measure(quant, rows, cols, &layout, NULL); /* sizes were checked when the model was opened */
     *bytes = layout.bytes;
-    return (fm_p_matrix){layout.scales_at, layout.biases_at, rows, cols};
+    return (fm_p_matrix){layout.scales_at, layout.biases_at, rows, cols, FM_FLOAT_BITS, 0};
 }
 
 /* ---- products ------------------------------------------------------------------ */
@@ -24,7 +24,7 @@ void fm_metal_matmul(fm_backend *b, fm_tensor out, fm_tensor weight, fm_tensor x
     fm_metal_read(&l, 1, weight.buf, weight.offset, bytes);
     fm_metal_in(&l, 2, x);
     fm_metal_out(&l, 3, out);
-    fm_metal_threadgroup(&l, (size_t)tile * FM_STAGE_BYTES);
+    fm_metal_threadgroup(&l, fm_metal_stage(tile));
     fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)weight.rows, (size_t)(FM_SIMDGROUPS * band)), tiles, 1},
                  (uint32_t[]){FM_SIMDGROUPS * FM_LANES, 1, 1});
 }

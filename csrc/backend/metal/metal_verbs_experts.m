@@ -92,7 +92,7 @@ void fm_metal_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots,
     fm_metal_upload(&l, 2, run, (size_t)runs * sizeof *run);
     fm_metal_in(&l, 3, x);
     fm_metal_write(&l, 4, m->scratch, 0, made);
-    fm_metal_threadgroup(&l, (size_t)tile * FM_STAGE_BYTES);
+    fm_metal_threadgroup(&l, fm_metal_stage(tile));
     fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)inner, (size_t)(FM_SIMDGROUPS * band)), (uint32_t)runs, 1}, threads);
 
     band = fm_metal_band(s->hidden_size, (uint32_t)runs, FM_BAND);
@@ -104,7 +104,7 @@ void fm_metal_experts(fm_backend *b, fm_tensor outs, fm_tensor x, fm_buf *slots,
     fm_metal_upload(&l, 2, run, (size_t)runs * sizeof *run);
     fm_metal_read(&l, 3, m->scratch, 0, made);
     fm_metal_write(&l, 4, outs.buf, outs.offset, (size_t)n * (size_t)s->hidden_size * sizeof(float));
-    fm_metal_threadgroup(&l, (size_t)tile * FM_STAGE_BYTES);
+    fm_metal_threadgroup(&l, fm_metal_stage(tile));
     fm_metal_run(&l, (uint32_t[]){fm_metal_pieces((size_t)s->hidden_size, (size_t)(FM_SIMDGROUPS * band)), (uint32_t)runs, 1},
                  threads);
 }
