@@ -156,7 +156,7 @@ def spoil(cache: Path, change) -> None:
     "change",
     [
         lambda kept, entry: kept.update(version=0),
-        lambda kept, entry: kept.update(probes=[1]),
+        lambda kept, entry: kept.update(reads=[1]),
         lambda kept, entry: entry.update(measured_at=time.time() - 31 * 24 * 3600),
         lambda kept, entry: entry.update(measured_at=time.time() + 3600),
         lambda kept, entry: entry.update(measured_at="now"),
