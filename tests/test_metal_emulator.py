@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from metal.emulator.kernels import ORDERS, Failed, Kernels
-from metal.emulator.translate import Refused, translate
 
 HERE = Path(__file__).parent / "metal" / "emulator"
 SAMPLES = HERE / "samples"
@@ -108,7 +107,8 @@ def lanes(k: Kernels, kernel: str) -> float:
     wanted[:, 0] = (top.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     before = np.cumsum(i) - i
     columns = [np.where(i < 29, (i + 3) ** 2, i**2), np.where(i < 5, i**2, (i - 5) ** 2), i ^ 6,
-               7 + before, np.full(32, 31 + 2), np.where(i > 16, np.clip(i, 4, 9), 31 - i)]  # fmt: skip
+               7 + before, np.full(32, 31 + 2), np.where(i > 16, np.clip(i, 4, 9), 31 - i),
+               ]  # fmt: skip
     return max(error(y, wanted), error(z, np.stack(columns, 1)))
 
 
@@ -247,7 +247,8 @@ def test_planted_bugs(plain: Kernels, watch: Kernels, number: int) -> None:
 
 # ---- faults that are named, and dispatches that are refused ----
 
-FAULTS: list[tuple[str, str, str]] = [  # kernel, what the plain build says, what the watch build says
+# Kernel, what the plain build says, what the watch build says.
+FAULTS: list[tuple[str, str, str]] = [
     ("some_threads_wait", r"lanes of a simdgroup do not meet: thread \d+ \w.*faults.metal:8, "
      r"thread \d+ has returned", "do not meet"),
     ("two_barriers", r"threads of a threadgroup do not meet: .*:15.*:17", "do not meet"),
@@ -371,70 +372,3 @@ print("done")
         )  # fmt: skip
         assert (done.returncode == 0) == (short == 0), done.stdout
         assert re.search(wanted, done.stdout, re.S), done.stdout
-
-
-# ---- the translator ----
-
-KERNEL = "kernel void f(device float *y [[buffer(0)]]) { y[0] = 1.0f; }"
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("template <int N> " + KERNEL, "kernel f: a kernel is no template"),
-        ("kernel float f() {}", "wants `kernel void name"),
-        ("kernel void f(device float *y) {}", "found `device float \\*y`"),
-        ("kernel void f(device float *y [[buffer(0)]] [[x]]) {}", "one attribute a parameter"),
-        ("kernel void f(float *y [[buffer(0)]]) {}", "'y' is `float \\*`; wants a pointer"),
-        ("kernel void f(threadgroup float *y [[buffer(0)]]) {}", "to device or constant"),
-        ("kernel void f(device float *y [[buffer(31)]]) {}", "an index from 0 to 30"),
-        ("kernel void f(device float *y [[buffer]]) {}", "an index from 0 to 30"),
-        ("kernel void f(uint i [[thread_position_in_grid]],\nuint3 j [[thread_position_in_threadgroup]]) {}",
-         "positions of 1 and 3"),
-        ("kernel void f(int i [[thread_index_in_simdgroup]]) {}", "is `int`; wants one of uint"),
-        ("kernel void f(uint i [[vertex_id]]) {}", r"\[\[vertex_id\]\] is not known"),
-        ("kernel void f(device float *a [[buffer(0)]], device float *b [[buffer(0)]]) {}", "two par"),
-        ("\n\nkernel void f(uint i [[thread_index_in_simdgroup]])\n{\n  threadgroup float a[2], b;\n}",
-         "x.metal:5: kernel f: threadgroup 'a': wants one array a line"),
-        ("kernel void f(uint i [[thread_index_in_simdgroup]]) { { threadgroup float a[2]; } }", "top"),
-        ("METAL_FUNC void g() {\n threadgroup float a[2]; }", "x.metal:2: threadgroup 'a' is declared"),
-        ("constant float A [[function_constant(0)]];", "an attribute where none is expected"),
-        ("constant int A [[function_constant(0)]];\nconstant int B [[function_constant(0)]];", "twice"),
-        (KERNEL + "\n" + KERNEL, "kernel f: defined twice"),
-        ("METAL_FUNC float g() { return 1.0; }", "`1.0`: a number without its `f`"),
-        ("METAL_FUNC float g() { return 1e-5 + 0.5h; }", "`1e-5`"),
-        ("METAL_FUNC half g() { return 0.5h; }", "write half"),
-        ("METAL_FUNC float4 g(uchar4 x) { return (float4)x; }", "write float4"),
-        ("kernel void f(texture2d<float> t [[texture(0)]]) {}", "not known"),
-        ("METAL_FUNC float g(double x) { return 1.0f; }", "`double`: is not part"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("mode", ["cpu", "cuda", "lint"])
-def test_refused_text(mode: str, text: str, says: str) -> None:
-    with pytest.raises(Refused, match=says):
-        translate(mode, [("x.metal", text)])
-
-
-def test_lines_stay(tmp_path: Path) -> None:
-    text = (SAMPLES / "samples.metal").read_text()
-    for mode in ("cpu", "cuda", "lint"):
-        out = translate(mode, [("x.metal", text)]).split('#line 1 "x.metal"\n')[1].split("\n")
-        for number, line in enumerate(text.split("\n")):
-            for word in re.findall(
-                r"\b(?:precise|simd_\w+|threadgroup_barrier)\b", line.split("//")[0]
-            ):
-                assert word in out[number], f"{mode}: line {number + 1}"
-
-
-@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc (compiles only)")
-def test_cuda_compiles(tmp_path: Path) -> None:
-    files = [SAMPLES / "params.h", SAMPLES / "samples.metal"]
-    (tmp_path / "k.cu").write_text(translate("cuda", [(str(f), f.read_text()) for f in files]))
-    done = subprocess.run(
-        ["nvcc", "-std=c++17", "-arch=sm_90", "-ptx", f"-I{HERE / 'cuda'}", "-DFUNCTION_CONSTANT_0=4",
-         "-DFUNCTION_CONSTANT_3=0", "k.cu", "-o", "k.ptx"],
-        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    for kernel in ("matvec", "normalise", "attend", "count", "lanes"):
-        assert f".entry {kernel}(" in (tmp_path / "k.ptx").read_text()

@@ -33,8 +33,12 @@ METAL_FUNC float total(device const float *x, uint n)
 METAL_FUNC float of_group(threadgroup const float *x) { return x[0]; }
 METAL_FUNC void change(thread float &x) { x += 1.0f; }
 """
-KERNEL = """kernel void k(constant P &p [[buffer(0)]], device const float *x [[buffer(1)]], device float *y [[buffer(2)]],
-              device half *h [[buffer(3)]], device uchar4 *b [[buffer(4)]], uint i [[thread_position_in_grid]],
+KERNEL = """kernel void k(constant P &p [[buffer(0)]],
+              device const float *x [[buffer(1)]],
+              device float *y [[buffer(2)]],
+              device half *h [[buffer(3)]],
+              device uchar4 *b [[buffer(4)]],
+              uint i [[thread_position_in_grid]],
               uint lane [[thread_index_in_simdgroup]])
 {
     threadgroup float t[32];

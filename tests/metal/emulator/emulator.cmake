@@ -17,7 +17,7 @@ function(metal_emulator name kind)
     add_custom_command(
         OUTPUT ${out}
         COMMAND ${Python3_EXECUTABLE} ${dir}/translate.py cpu ${ARGN} > ${out}
-        DEPENDS ${ARGN} ${dir}/translate.py
+        DEPENDS ${ARGN} ${dir}/translate.py ${dir}/msl.py
         VERBATIM)
     add_library(${name} ${out} ${dir}/emulator.cpp ${dir}/fibers.cpp)
     target_include_directories(${name} PUBLIC ${dir})

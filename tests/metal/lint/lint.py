@@ -2,8 +2,9 @@
 
     python lint.py params.h common.h a.metal ...
 
-Three sieves: the translator's subset; rules over the text, for what C++ has no word for; and clang's front end, with
-address spaces that are real ones and a standard library that declares what our shaders may use and nothing else.
+Three sieves: the translator's subset; rules over the text, for what C++ has no word for; and clang's
+front end, with address spaces that are real ones and a standard library that declares what our
+shaders may use and nothing else.
 """
 
 from __future__ import annotations
@@ -18,9 +19,32 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "emulator"))
 
-from translate import File, Refused, closing, translate, without_comments  # noqa: E402
+from msl import File, Refused, closing, without_comments  # noqa: E402
+from translate import translate  # noqa: E402
 
-CLANG = ["-std=c++14", "-fsyntax-only", "-nostdinc", "-nostdinc++", "-x", "c++", "-ferror-limit=0", "-fno-caret-diagnostics", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Wvla", "-Wc++17-extensions", "-Wc++20-extensions", "-Wno-unused", "-Wno-unused-parameter", "-Wno-undefined-internal", "-Wno-duplicate-decl-specifier", "-Wno-unknown-pragmas", "-Wno-pass-failed"]
+CLANG = [
+    "-std=c++14",
+    "-fsyntax-only",
+    "-nostdinc",
+    "-nostdinc++",
+    "-x",
+    "c++",
+    "-ferror-limit=0",
+    "-fno-caret-diagnostics",
+    "-Wall",
+    "-Wextra",
+    "-Wconversion",
+    "-Wdouble-promotion",
+    "-Wvla",
+    "-Wc++17-extensions",
+    "-Wc++20-extensions",
+    "-Wno-unused",
+    "-Wno-unused-parameter",
+    "-Wno-undefined-internal",
+    "-Wno-duplicate-decl-specifier",
+    "-Wno-unknown-pragmas",
+    "-Wno-pass-failed",
+]
 SPACES = r"\b(?:device|constant|threadgroup|thread)\b"
 TYPES = r"(?:float|half|bfloat|bool|u?char|u?short|u?int|u?long|size_t|u?int\d+_t)[234]?"
 
