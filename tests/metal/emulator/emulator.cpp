@@ -10,8 +10,14 @@
 #ifdef EMU_ADDRESS /* kernels are built with AddressSanitizer */
 #include <sanitizer/asan_interface.h>
 static constexpr size_t STACK = 256 << 10;
-static void poison(const void *at, size_t bytes) { __asan_poison_memory_region(at, bytes); }
-static void unpoison(const void *at, size_t bytes) { __asan_unpoison_memory_region(at, bytes); }
+static void poison(const void *at, size_t bytes)
+{
+    __asan_poison_memory_region(at, bytes);
+}
+static void unpoison(const void *at, size_t bytes)
+{
+    __asan_unpoison_memory_region(at, bytes);
+}
 #else
 static constexpr size_t STACK = 64 << 10;
 static void poison(const void *, size_t) {}
@@ -74,7 +80,6 @@ unsigned char *arena; /* threadgroup memory, behind the stacks */
 int32_t chosen_order;
 pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 
-
 /* A failure before any thread runs. */
 __attribute__((format(printf, 1, 2))) int refuse(const char *format, ...)
 {
@@ -112,10 +117,8 @@ const char *file_name(const char *path)
 
 const char *describe(const Wait &w, char (&text)[160])
 {
-    if (w.kind == ENDED)
-        snprintf(text, sizeof text, "has returned");
-    else
-        snprintf(text, sizeof text, "waits at %s in %s:%d", w.what, file_name(w.site.file), w.site.line);
+    if (w.kind == ENDED) snprintf(text, sizeof text, "has returned");
+    else snprintf(text, sizeof text, "waits at %s in %s:%d", w.what, file_name(w.site.file), w.site.line);
     return text;
 }
 
@@ -201,8 +204,7 @@ void *take_memory(size_t bytes, const char *name)
 {
     bytes = bytes ? bytes : 1;
     run.used += (bytes + 15) & ~(size_t)15;
-    if (run.used > EMU_GROUP_BYTES)
-        fail("'%s' brings threadgroup memory to %zu bytes, of %d", name, run.used, EMU_GROUP_BYTES);
+    if (run.used > EMU_GROUP_BYTES) fail("'%s' brings threadgroup memory to %zu bytes, of %d", name, run.used, EMU_GROUP_BYTES);
     unsigned char *at = arena + run.arena_used + GAP;
     run.arena_used += GAP + ((bytes + 15) & ~(size_t)15);
     unpoison(at, bytes);
@@ -322,7 +324,8 @@ int run_all()
 int make_stacks()
 {
     if (stacks) return 0;
-    void *at = mmap(nullptr, EMU_THREADS * STRIDE + ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *at =
+        mmap(nullptr, EMU_THREADS * STRIDE + ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) return refuse("no memory for the stacks of %d threads", EMU_THREADS);
     stacks = (unsigned char *)at;
     arena = stacks + EMU_THREADS * STRIDE;
@@ -404,8 +407,8 @@ int32_t emu_constants(const emu_kernel *k, const int32_t **indices)
 }
 
 int emu_run(const emu_kernel *k, const emu_binding buffer[EMU_BUFFERS], const size_t threadgroup_bytes[EMU_BUFFERS],
-            const int32_t constant[EMU_CONSTANTS], const uint8_t constant_set[EMU_CONSTANTS], emu_size groups,
-            emu_size threads, char *error, size_t error_bytes)
+            const int32_t constant[EMU_CONSTANTS], const uint8_t constant_set[EMU_CONSTANTS], emu_size groups, emu_size threads,
+            char *error, size_t error_bytes)
 {
     pthread_mutex_lock(&one_at_a_time);
     memset(&run, 0, sizeof run);
@@ -415,7 +418,7 @@ int emu_run(const emu_kernel *k, const emu_binding buffer[EMU_BUFFERS], const si
     int failed = make_stacks();
     watch::begin(k, stacks, EMU_THREADS * STRIDE);
     failed = failed || set_sizes(groups, threads) || bind_arguments(buffer, threadgroup_bytes) ||
-                 set_constants(constant, constant_set) || run_all();
+             set_constants(constant, constant_set) || run_all();
     watch::end();
     if (failed) unpoison(stacks, EMU_THREADS * STRIDE); /* threads that were left where they stood */
     pthread_mutex_unlock(&one_at_a_time);

@@ -45,8 +45,8 @@ typedef struct {
  * range, a write to a `const` buffer, a race. One dispatch at a time; callers wait for each other.
  */
 int emu_run(const emu_kernel *k, const emu_binding buffer[EMU_BUFFERS], const size_t threadgroup_bytes[EMU_BUFFERS],
-            const int32_t constant[EMU_CONSTANTS], const uint8_t constant_set[EMU_CONSTANTS], emu_size groups,
-            emu_size threads, char *error, size_t error_bytes);
+            const int32_t constant[EMU_CONSTANTS], const uint8_t constant_set[EMU_CONSTANTS], emu_size groups, emu_size threads,
+            char *error, size_t error_bytes);
 
 /* Watch builds: dispatches between two of these may run at the same time, so they race with each other. */
 void emu_barrier(void);

@@ -4,7 +4,7 @@
 
 namespace emu
 {
-#if defined(__x86_64__)
+#if defined(EMU_SWITCH)
 
 /* The registers that a call must keep go on the old stack and come from the new one. */
 extern "C" void emu_change(void **from, void *to);

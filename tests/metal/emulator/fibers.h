@@ -4,14 +4,18 @@
 
 #include <stddef.h>
 
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && !defined(EMU_UCONTEXT)
+#define EMU_SWITCH /* our own, which leaves the signal mask alone: two system calls fewer */
+#endif
+
+#if !defined(EMU_SWITCH)
 #include <ucontext.h>
 #endif
 
 namespace emu
 {
 struct Fiber {
-#if defined(__x86_64__)
+#if defined(EMU_SWITCH)
     void *sp;
 #else
     ucontext_t context;

@@ -184,7 +184,8 @@ def check(file: File) -> None:
     for pattern, why in (
         (
             r"\[\[",
-            "an attribute where none is expected (function constants are `constant int NAME [[function_constant(n)]];`)",
+            "an attribute where none is expected "
+            "(function constants are `constant int NAME [[function_constant(n)]];`)",
         ),
         (
             r"(?<![\w.])(?:\d+\.\d*|\.\d+|\d+(?=[eE][+-]?\d))(?:[eE][+-]?\d+)?(?![\w.])",

@@ -5,9 +5,9 @@
 #include "emulator.h"
 
 #define EMU_LANES 32
-#define EMU_THREADS 1024       /* most of a threadgroup */
-#define EMU_GROUP_BYTES 32768  /* threadgroup memory */
-#define EMU_SLOT 16            /* bytes that a lane can hand over at once */
+#define EMU_THREADS 1024      /* most of a threadgroup */
+#define EMU_GROUP_BYTES 32768 /* threadgroup memory */
+#define EMU_SLOT 16           /* bytes that a lane can hand over at once */
 #define EMU_UNWATCHED __attribute__((no_sanitize("thread")))
 
 namespace emu
@@ -63,10 +63,8 @@ template <class T> struct is_reference<T &> {
 
 template <class T> EMU_UNWATCHED T argument(void *at)
 {
-    if constexpr (is_reference<T>::value)
-        return *static_cast<typename value_of<T>::type *>(at);
-    else
-        return static_cast<T>(at);
+    if constexpr (is_reference<T>::value) return *static_cast<typename value_of<T>::type *>(at);
+    else return static_cast<T>(at);
 }
 
 template <class A> EMU_UNWATCHED A &array(uint32_t ordinal, const char *name)
@@ -85,7 +83,7 @@ struct emu_kernel {
     int32_t constant_count;
 };
 
-extern const emu_kernel emu_kernels[];             /* generated; ends with a row without name */
-extern const emu::Constant emu_constant_values[];  /* generated; ends with index -1 */
+extern const emu_kernel emu_kernels[];            /* generated; ends with a row without name */
+extern const emu::Constant emu_constant_values[]; /* generated; ends with index -1 */
 
 #endif

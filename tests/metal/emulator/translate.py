@@ -70,7 +70,8 @@ def cuda_signature(kernel: Kernel, lines: int) -> str:
     inside = "".join(
         f" auto {p.name} = ({p.cpp})emu::dynamic();"
         if p.attribute == "threadgroup"
-        else f" const {p.type} {p.name} = emu::position<{p.type}>(emu::{(POSITIONS | SCALARS)[p.attribute]}());"
+        else f" const {p.type} {p.name} = "
+        f"emu::position<{p.type}>(emu::{(POSITIONS | SCALARS)[p.attribute]}());"
         for p in kernel.params
         if p.attribute != "buffer"
     )
@@ -143,13 +144,15 @@ def registration(kernels: list[Kernel], constants: dict[str, int]) -> str:
             for p in bound
         )
         out.append(
-            f"EMU_UNWATCHED static void emu_call_{k.name}(const emu::Thread &t) {{ {k.name}({', '.join(given)}); }}"
+            f"EMU_UNWATCHED static void emu_call_{k.name}(const emu::Thread &t) "
+            f"{{ {k.name}({', '.join(given)}); }}"
         )
         out.append(f"static const emu_param emu_params_{k.name}[] = {{ {table}{{}} }};")
         indices = "".join(f"{i}, " for i in k.constants)
         out.append(f"static const int32_t emu_constants_{k.name}[] = {{ {indices}-1 }};")
         rows.append(
-            f'    {{"{k.name}", "{k.file}", {k.line}, emu_call_{k.name}, emu_params_{k.name}, {len(bound)}, '
+            f'    {{"{k.name}", "{k.file}", {k.line}, emu_call_{k.name}, '
+            f"emu_params_{k.name}, {len(bound)}, "
             f"emu_constants_{k.name}, {len(k.constants)}}},"
         )
     values = "".join(f"    {{{index}, &{name}}},\n" for name, index in constants.items())

@@ -39,9 +39,9 @@ struct Page {
     Page *next;
     uintptr_t number;
     uint32_t epoch;
-    bool bytes;  /* a cell for each byte; else for each 4 */
-    bool read;   /* `seen` has bits set */
-    Cell *cells; /* NULL until somebody may have written */
+    bool bytes;             /* a cell for each byte; else for each 4 */
+    bool read;              /* `seen` has bits set */
+    Cell *cells;            /* NULL until somebody may have written */
     uint8_t seen[PAGE / 8]; /* bytes that dispatches read for which they were constant */
 };
 
@@ -51,19 +51,25 @@ uint32_t ranges, device_ranges, last_range;
 Page *bucket[BUCKETS], *last_page;
 uint32_t epoch = 1, dispatch;
 const char *names[NAMES]; /* of the kernels of this epoch's dispatches */
-uint64_t me; /* dispatch, threadgroup and thread */
-uintptr_t image;  /* where this library lies */
+uint64_t me;              /* dispatch, threadgroup and thread */
+uintptr_t image;          /* where this library lies */
 uint32_t my_simdgroup, simdgroup_count;
 uint32_t clock_of[KINDS][EMU_LANES], fence[KINDS][EMU_LANES];
 
 /* ---- marks ---- */
 
-uint64_t dispatch_and_group(uint64_t who) { return who >> 34; }
-uint32_t thread_of(uint64_t who) { return who >> 24 & 1023; }
+uint64_t dispatch_and_group(uint64_t who)
+{
+    return who >> 34;
+}
+uint32_t thread_of(uint64_t who)
+{
+    return who >> 24 & 1023;
+}
 
 bool ordered(uint64_t who, Memory kind)
 {
-    if (!who || who >> 24 == me >> 24) return true; /* nobody, or this thread */
+    if (!who || who >> 24 == me >> 24) return true;                                    /* nobody, or this thread */
     if (dispatch_and_group(who) != dispatch_and_group(me)) return kind == THREADGROUP; /* of another group: not this memory */
     uint32_t simdgroup = thread_of(who) / EMU_LANES, then = who & 0xffffff;
     return then < (simdgroup == my_simdgroup ? clock_of : fence)[kind][simdgroup];
@@ -108,14 +114,12 @@ const Range *around(uintptr_t at)
     char here[200], there[200], who[160];
     const Range *r = around(at);
     on = false;
-    if (!then.who)
-        snprintf(who, sizeof who, "an earlier dispatch");
+    if (!then.who) snprintf(who, sizeof who, "an earlier dispatch");
     else if (then.who >> 54 != me >> 54)
         snprintf(who, sizeof who, "thread %u of kernel %s", thread_of(then.who), names[(then.who >> 54) % NAMES]);
     else if (dispatch_and_group(then.who) != dispatch_and_group(me))
         snprintf(who, sizeof who, "thread %u of threadgroup %u", thread_of(then.who), (uint32_t)(then.who >> 34 & 0xfffff));
-    else
-        snprintf(who, sizeof who, "thread %u", thread_of(then.who));
+    else snprintf(who, sizeof who, "thread %u", thread_of(then.who));
     fail("race on %s+%zu: %s%s after %s by %s%s, with no barrier between", r ? r->name : "?", r ? at - r->from : 0, now,
          line_of(uint32_t(pc - image), here), before, who, then.pc ? line_of(then.pc, there) : "");
 }
@@ -127,8 +131,9 @@ const Range *around(uintptr_t at)
     line_of(uint32_t(pc - image), here);
     const Range *r = around(at), *near = nullptr;
     if (r && write && !r->writable) fail("write to '%s', which is const%s", r->name, here);
-    if (r) fail("%s of %zu bytes at byte %zu of '%s', which has %zu%s", write ? "write" : "read", n, at - r->from, r->name,
-                (size_t)(r->to - r->from), here);
+    if (r)
+        fail("%s of %zu bytes at byte %zu of '%s', which has %zu%s", write ? "write" : "read", n, at - r->from, r->name,
+             (size_t)(r->to - r->from), here);
     for (uint32_t i = 0; i < ranges; i++)
         if (at >= range[i].to && (!near || range[i].to > near->to)) near = &range[i];
     if (near && at - near->to < (1 << 20))
@@ -321,11 +326,23 @@ void barrier()
 /* ---- what the compiler calls ---- */
 
 #define HERE __builtin_return_address(0)
-#define ACCESS(BYTES)                                                                                                  \
-    void __tsan_read##BYTES(void *at) { emu::watch::access(at, BYTES, false, HERE); }                                  \
-    void __tsan_write##BYTES(void *at) { emu::watch::access(at, BYTES, true, HERE); }                                  \
-    void __tsan_unaligned_read##BYTES(void *at) { emu::watch::access(at, BYTES, false, HERE); }                        \
-    void __tsan_unaligned_write##BYTES(void *at) { emu::watch::access(at, BYTES, true, HERE); }
+#define ACCESS(BYTES)                               \
+    void __tsan_read##BYTES(void *at)               \
+    {                                               \
+        emu::watch::access(at, BYTES, false, HERE); \
+    }                                               \
+    void __tsan_write##BYTES(void *at)              \
+    {                                               \
+        emu::watch::access(at, BYTES, true, HERE);  \
+    }                                               \
+    void __tsan_unaligned_read##BYTES(void *at)     \
+    {                                               \
+        emu::watch::access(at, BYTES, false, HERE); \
+    }                                               \
+    void __tsan_unaligned_write##BYTES(void *at)    \
+    {                                               \
+        emu::watch::access(at, BYTES, true, HERE);  \
+    }
 
 extern "C" {
 ACCESS(1)

@@ -13,7 +13,7 @@ void allow(const void *at, size_t bytes, Memory kind, bool writable, const char 
 void thread(uint64_t group, uint32_t index); /* who runs now */
 void meet(Scope scope, int memory);          /* all of a simdgroup or threadgroup have met */
 void atomic(const void *at, size_t bytes);
-void end();                                  /* what follows is no kernel's access */
+void end(); /* what follows is no kernel's access */
 void barrier();
 #else
 static inline void begin(const emu_kernel *, const void *, size_t) {}
