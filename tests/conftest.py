@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 
 import flashmoe
+
+# What models compute on where a test does not say it; "auto" is what a user gets.
+if device := os.environ.get("FLASHMOE_TEST_DEVICE"):
+    flashmoe.Model.__init__.__kwdefaults__["device"] = device
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +35,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Force a kernel table for the models opened afterwards."""
+    """Force a kernel table for the models opened afterwards, which compute on the CPU."""
+    monkeypatch.setitem(flashmoe.Model.__init__.__kwdefaults__, "device", "cpu")
     return lambda name: monkeypatch.setenv("FLASHMOE_KERNELS", name)
 
 

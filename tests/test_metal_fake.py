@@ -32,6 +32,7 @@ MISTAKES = {
     "encoder after commit": "a new encoder of a command buffer that is committed",
     "encoding after the end": "encoding after endEncoding",
     "ended twice": "encoding after endEncoding",
+    "fast maths": "fast maths is on: infinities and NaN would be lost",
     "freed before commit": f"a FakeBuffer {FREED}",
     "grid one short": "WRONG",
     "half a page": "whole pages of 16384 bytes are wanted",

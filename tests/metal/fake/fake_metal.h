@@ -2,8 +2,8 @@
  * A Metal device for machines that have none: it checks how it is used, and runs kernels on the CPU through emulator.h,
  * on a thread of its own. Whatever Metal leaves undefined ends the process with a line that begins "fake Metal: ".
  *
- * Stricter than Metal in three points: an argument must be bound after the pipeline was set, a released object may never be
- * asked anything again, and memory that is not set yet holds NaN.
+ * Stricter than Metal in four points: an argument must be bound after the pipeline was set, a released object may never be
+ * asked anything again, memory that is not set yet holds NaN, and shaders are not compiled with fast maths.
  *
  * The environment sets options before the first device is made, FAKE_METAL=lazy,order=3,fail=run:2 for example;
  * their names are those of fake_options, and of fake_failure in lower case.

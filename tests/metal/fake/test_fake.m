@@ -87,7 +87,7 @@ static void open_host(host *h)
     if (!h->device) die("no device");
     h->queue = [h->device newCommandQueue];
     MTLCompileOptions *options = [[MTLCompileOptions alloc] init];
-    options.fastMathEnabled = NO;
+    if (!bug("fast maths")) options.fastMathEnabled = NO;
     h->library = [h->device newLibraryWithSource:[NSString stringWithUTF8String:source] options:options error:&error];
     [options release];
     if (!h->library) die(said(error));
