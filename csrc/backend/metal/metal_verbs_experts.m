@@ -62,7 +62,7 @@ static int32_t list_runs(fm_p_run *run, const fm_pick *pick, int32_t n, int32_t 
     return runs;
 }
 
-/* The slots that are used, as one range: from the first of them to the last. */
+/* All slots up to the last that is used: they are addressed from the first on. */
 static void read_slots(fm_launch *l, const fm_pick *pick, int32_t n, fm_buf *slots, size_t slot_bytes)
 {
     int32_t last = 0;
