@@ -140,7 +140,7 @@ def read_ours(headers: Path) -> Declared:
     for block, name in re.findall(r"typedef\s+(\w+\s*\(\^(\w+)\)\s*\(.*?\));", text):
         out.aliases[name.removeprefix("MTL")] = block
     for kind, name, body in re.findall(
-        r"@(interface|protocol)\s+(\w+)(?:<\w+>)?\s*(?::\s*\w+)?\s*(?:<\w+>)?\s*\n(.*?)@end",
+        r"@(interface|protocol)\s+(\w+)(?:<\w+>)?\s*(?::\s*\w+)?\s*(?:<\w+>)?\s*\{?\s*\n(.*?)@end",
         text,
         re.S,
     ):

@@ -30,8 +30,8 @@ typedef double CFTimeInterval;
 - (instancetype)autorelease;
 @end
 
-__attribute__((objc_root_class)) @interface NSObject <NSObject>
-{
+__attribute__((objc_root_class))
+@interface NSObject<NSObject> {
     Class isa;
 }
 + (instancetype)alloc;

@@ -7,8 +7,15 @@
 
 #import <Foundation/Foundation.h>
 
-@protocol MTLBuffer, MTLBinaryArchive, MTLCommandBuffer, MTLCommandQueue, MTLComputeCommandEncoder, MTLComputePipelineState;
-@protocol MTLDevice, MTLFunction, MTLLibrary;
+@protocol MTLBuffer;
+@protocol MTLBinaryArchive;
+@protocol MTLCommandBuffer;
+@protocol MTLCommandQueue;
+@protocol MTLComputeCommandEncoder;
+@protocol MTLComputePipelineState;
+@protocol MTLDevice;
+@protocol MTLFunction;
+@protocol MTLLibrary;
 @class MTLBinaryArchiveDescriptor, MTLCompileOptions, MTLComputePipelineDescriptor, MTLComputePipelineReflection;
 @class MTLFunctionConstantValues;
 
