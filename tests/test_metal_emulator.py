@@ -112,12 +112,31 @@ def lanes(k: Kernels, kernel: str) -> float:
     return max(error(y, wanted), error(z, np.stack(columns, 1)))
 
 
+def numbers(k: Kernels, kernel: str, n: int) -> float:
+    x, y = np.linspace(0.1, 3.0, n).astype(np.float32), unset(n, 32)
+    k.run(kernel, [x, y], 1, n)
+    a = x.astype(np.float64)
+    rounded = x.astype(np.float16).astype(np.float64)
+    ones = np.array([bin(bits).count("1") for bits in x.view(np.uint32)])
+    leading = [32 - int(f).bit_length() for f in x * np.float32(100.0)]
+    tens = (x * np.float32(10.0)).astype(int)
+    wanted = [
+        np.ceil(a), np.cos(a), np.exp(a), 2**a, np.floor(-a), np.log(a), np.log2(a), np.rint(a),
+        np.floor(a + 0.5), a**-0.5, np.sin(a), a**0.5, np.tanh(a), -np.floor(a), a + 1, a**1.5,
+        a * a + 1, np.minimum(a, 1) + np.maximum(a, 2), np.clip(a, 0.5, 1.5), 6 * a * a + 0.25,
+        1 + 0 * a, 1 + 0 * a, ones, leading, rounded, np.exp(-a), 0.25 + 0 * a,
+        np.where(a > 1, -a, a), 4 * a * a + 2 * a,
+        np.minimum(tens, 7) + np.maximum(3, x.astype(int)), -rounded, 2.25 * a - 1,
+    ]  # fmt: skip
+    return error(y / 16, np.stack(wanted, 1) / 16)
+
+
 Case = tuple[Callable[..., float], tuple[int, ...]]
 CASES: list[Case] = [
     (matvec, (101, 333, 4, 0)), (matvec, (7, 65, 8, 1)), (matvec, (3, 31, 4, 1)),
     (normalise, (3, 1001, 96)), (normalise, (5, 77, 32)), (normalise, (2, 33, 1024)),
     (attend, (3, 77, 40, 128)), (attend, (2, 1, 33, 64)), (attend, (1, 300, 65, 96)),
-    (tiles, (16, 24, 40)), (count, (1001,)), (lanes, ()),
+    (tiles, (16, 24, 40)), (count, (1001,)), (lanes, ()), (numbers, (77,)),
 ]  # fmt: skip
 
 
@@ -190,7 +209,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Samples, faults and planted bugs, in a library of each kind."""
     path = tmp_path_factory.mktemp("kernels")
     (path / "planted.metal").write_text(planted_text())
-    files = [*(SAMPLES / n for n in ("params.h", "samples.metal", "tiles.metal", "faults.metal")),
+    texts = ("params.h", "samples.metal", "tiles.metal", "library.metal", "faults.metal")
+    files = [*(SAMPLES / n for n in texts),
              path / "planted.metal"]  # fmt: skip
     for command in (
         ["cmake", "-G", "Ninja", "-S", str(HERE), "-B", str(path), f"-DCMAKE_CXX_COMPILER={CLANG}",
@@ -224,6 +244,11 @@ def run_case(kernels: Kernels, case: Case, order: int, suffix: str = "") -> floa
 def test_right_kernels(plain: Kernels, watch: Kernels, case: Case, order: int) -> None:
     assert run_case(plain, case, order) < BOUND
     assert run_case(watch, case, order) < BOUND
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0].__name__}{c[1]}")
+def test_orders_give_the_same(plain: Kernels, case: Case) -> None:
+    assert len({run_case(plain, case, order) for order in ORDERS}) == 1
 
 
 @pytest.mark.parametrize("number", range(len(PLANTED)))

@@ -172,6 +172,6 @@ def test_samples() -> None:
     samples = HERE / "metal" / "emulator" / "samples"
     files = [
         (n, (samples / n).read_text())
-        for n in ("params.h", "samples.metal", "tiles.metal", "faults.metal")
+        for n in ("params.h", "samples.metal", "tiles.metal", "library.metal", "faults.metal")
     ]
     assert COMPILER and lint(files, COMPILER) == []

@@ -75,7 +75,7 @@ def test_lines_stay() -> None:
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc (compiles only)")
 @pytest.mark.parametrize("text", ["samples", "shaders"])
 def test_cuda_compiles(tmp_path: Path, text: str) -> None:
-    files = [SAMPLES / "params.h", SAMPLES / "samples.metal"]
+    files = [SAMPLES / name for name in ("params.h", "samples.metal", "library.metal")]
     if text == "shaders":
         files = [SHADERS / "params.h", SHADERS / "common.h", *sorted(SHADERS.glob("*.metal"))]
     if not files[0].exists():

@@ -3,14 +3,14 @@
 #   plain     as fast as it gets
 #   address   AddressSanitizer; link the program with -fsanitize=address as well
 #   watch     every access of a kernel is checked: ranges, const buffers, races
-# Wants clang 16 or later as the C++ compiler. BUILD_SHARED_LIBS says what kind of library it is.
+# Wants clang 19 or later as the C++ compiler. BUILD_SHARED_LIBS says what kind of library it is.
 
 set(METAL_EMULATOR_DIR ${CMAKE_CURRENT_LIST_DIR})
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 
 function(metal_emulator name kind)
-    if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang" OR CMAKE_CXX_COMPILER_VERSION VERSION_LESS 16)
-        message(FATAL_ERROR "the Metal emulator wants clang 16 or later as CMAKE_CXX_COMPILER, not ${CMAKE_CXX_COMPILER}")
+    if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang" OR CMAKE_CXX_COMPILER_VERSION VERSION_LESS 19)
+        message(FATAL_ERROR "the Metal emulator wants clang 19 or later as CMAKE_CXX_COMPILER, not ${CMAKE_CXX_COMPILER}")
     endif()
     set(dir ${METAL_EMULATOR_DIR})
     set(out ${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp)
