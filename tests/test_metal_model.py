@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -149,3 +150,54 @@ def test_auto_takes_metal_if_it_proves_itself(site: Path, tmp_path: Path) -> Non
     assert broken.startswith("cpu | Metal is not used: ") and "selftest" in broken
     kept = run(site, "-c", script, XDG_CACHE_HOME=str(tmp_path / "c"))
     assert kept == broken  # found out once
+
+
+FAIL = """
+import ctypes
+import numpy as np
+import flashmoe
+from flashmoe import _core
+
+ids = np.arange(4, dtype=np.int32)
+try:
+    with flashmoe.Model(flashmoe.demo_model_path(), device="metal", memory="1GB") as model:
+        try:
+            model.logits(ids)
+        except flashmoe.FlashMoEError as error:
+            print(type(error).__name__, error)
+        print("then", model.logits(ids)[-1].argmax())
+except flashmoe.FlashMoEError as error:
+    print(type(error).__name__, error)
+left = ctypes.create_string_buffer(256)
+print("alive", ctypes.CDLL(_core.__file__).fake_metal_alive(left, 256), left.value.decode())
+"""
+
+
+@pytest.fixture(scope="module")
+def sound(site: Path) -> list[str]:
+    return run(site, "-c", FAIL, FAKE_METAL="lazy").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ("device", "there is no Metal device"),
+        ("source", r"DeviceError Fake GPU: the shaders do not compile: program_source:1:1"),
+        ("function:3", r"DeviceError kernel \w+ does not compile: no function"),
+        ("pipeline:4", r"DeviceError kernel \w+ gives no pipeline: the compiler was made to"),
+        ("archive", "then"),  # a cache only
+        ("buffer:2", "OutOfMemoryError Metal gives no buffer of"),
+        ("command_buffer:3", "DeviceError Fake GPU gives no command"),
+        ("encoder:2", "DeviceError Fake GPU gives no command encoder"),
+        ("run:3", r"DeviceError .* in a run of \d+ kernels, \w+ to \w+: Caused GPU Timeout"),
+        ("lost:2", r"DeviceError .* in a run of \d+ kernels, \w+ to \w+: Device Removed"),
+    ],
+)
+def test_a_failure_of_the_gpu_is_an_error_that_names_it(
+    site: Path, sound: list[str], failure: str, said: str
+) -> None:
+    got = run(site, "-c", FAIL, FAKE_METAL=f"lazy,fail={failure}").splitlines()
+    assert re.match(f".*{said}", got[0])
+    assert got[-1] == sound[-1] == "alive 0 "
+    if failure not in ("device", "source", "buffer:2", "lost:2"):
+        assert got[-2] == sound[0]  # the next step is sound
