@@ -62,7 +62,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(to)),
             *("-Ccmake.define.FLASHMOE_METAL=ON", str(ROOT)),
         ],
-        env={**os.environ, **COMPILERS}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **COMPILERS}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     return to
