@@ -425,7 +425,7 @@ void remember(void *rows, const fm_selftest_row *row)
 // Every row, whether it holds or not; what cannot be tested raises.
 nb::list selftest(const std::string &device, const std::string &cache, bool quick)
 {
-    const fm_selftest_options o = {device.c_str(), cache.empty() ? nullptr : cache.c_str(), 1, quick};
+    const fm_selftest_options o = {device.c_str(), cache.empty() ? nullptr : cache.c_str(), 1, quick, 0};
     std::vector<fm_selftest_row> rows;
     run([&](fm_error *err) {
         fm_status status = fm_selftest(&o, remember, &rows, err);

@@ -162,6 +162,7 @@ typedef struct {
     const char *cache;  /* as fm_model_options has it */
     int32_t threads;    /* 0: 1 */
     int32_t quick;      /* 1: every verb, but few cases of each */
+    int32_t large;      /* 1: instead, the sizes of real models: gigabytes, and minutes */
 } fm_selftest_options;
 
 typedef struct {

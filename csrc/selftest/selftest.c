@@ -159,23 +159,43 @@ void fm_pair_check(fm_pair *p, const char *verb, fm_twin out, double bound, cons
 
 /* ---- all of it ------------------------------------------------------------------------ */
 
-fm_status fm_selftest_pair(fm_backend *tested, fm_backend *right, bool quick, bool rounds, fm_selftest_tell tell, void *context,
-                           fm_error *err)
+static const fm_limits small_limits = {.rows = 64,
+                                       .cols = 4096,
+                                       .picks = 64,
+                                       .hidden_size = 512,
+                                       .intermediate_size = 512,
+                                       .heads_per_kv = 16,
+                                       .head_dim = 256,
+                                       .key_dim = 128,
+                                       .value_dim = 128};
+static const fm_limits large_limits = {.rows = 64,
+                                       .cols = 16384,
+                                       .picks = 64,
+                                       .hidden_size = 4096,
+                                       .intermediate_size = 1024,
+                                       .heads_per_kv = 16,
+                                       .head_dim = 256,
+                                       .key_dim = 128,
+                                       .value_dim = 128};
+
+fm_status fm_selftest_pair(fm_backend *tested, fm_backend *right, fm_selftest_size size, bool rounds, fm_selftest_tell tell,
+                           void *context, fm_error *err)
 {
-    static const fm_limits limits = {.rows = 64,
-                                     .cols = 4096,
-                                     .picks = 64,
-                                     .hidden_size = 512,
-                                     .intermediate_size = 512,
-                                     .heads_per_kv = 16,
-                                     .head_dim = 256,
-                                     .key_dim = 128,
-                                     .value_dim = 128};
-    fm_pair p = {.b = {tested, right}, .quick = quick, .rounds = rounds, .tell = tell, .context = context, .seed = 1, .err = err};
-    static void (*const part[])(fm_pair *) = {fm_selftest_rows, fm_selftest_products, fm_selftest_attention, fm_selftest_delta,
-                                              fm_selftest_experts};
-    for (int i = 0; i < 2; i++) FM_TRY(p.b[i]->ops->reserve(p.b[i], &limits, err));
-    for (size_t i = 0; i < sizeof part / sizeof *part && p.status == FM_OK; i++) part[i](&p);
+    static void (*const parts[])(fm_pair *) = {fm_selftest_rows, fm_selftest_products, fm_selftest_attention, fm_selftest_delta,
+                                               fm_selftest_experts};
+    static void (*const large[])(fm_pair *) = {fm_selftest_large};
+    fm_pair p = {.b = {tested, right},
+                 .quick = size == FM_SELFTEST_QUICK,
+                 .rounds = rounds,
+                 .tell = tell,
+                 .context = context,
+                 .seed = 1,
+                 .err = err};
+    bool is_large = size == FM_SELFTEST_LARGE;
+    size_t n = is_large ? 1 : sizeof parts / sizeof *parts;
+
+    for (int i = 0; i < 2; i++) FM_TRY(p.b[i]->ops->reserve(p.b[i], is_large ? &large_limits : &small_limits, err));
+    for (size_t i = 0; i < n && p.status == FM_OK; i++) (is_large ? large : parts)[i](&p);
     fm_pair_end(&p);
     FM_TRY(p.status);
     if (p.failed) return fm_fail(err, FM_DEVICE, "%d checks of device %s failed", p.failed, tested->ops->name);
@@ -201,7 +221,8 @@ fm_status fm_selftest(const fm_selftest_options *o, fm_selftest_tell tell, void 
     if (status == FM_OK) status = cpu->open(&definition, &right, err);
     if (status == FM_OK) {
         bool rounds = ops == cpu && strcmp(ops->variant(tested), "ref") != 0;
-        status = fm_selftest_pair(tested, right, o->quick != 0, rounds, tell, context, err);
+        fm_selftest_size size = o->large ? FM_SELFTEST_LARGE : o->quick ? FM_SELFTEST_QUICK : FM_SELFTEST_ALL;
+        status = fm_selftest_pair(tested, right, size, rounds, tell, context, err);
     }
     if (right) cpu->close(right);
     if (tested) ops->close(tested);

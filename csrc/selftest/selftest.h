@@ -47,10 +47,31 @@ void fm_selftest_products(fm_pair *p);
 void fm_selftest_attention(fm_pair *p);
 void fm_selftest_delta(fm_pair *p);
 void fm_selftest_experts(fm_pair *p);
+void fm_selftest_large(fm_pair *p);
+
+/* One case each, of any size. */
+void fm_selftest_product(fm_pair *p, fm_quant quant, int32_t rows, int32_t w_rows, int32_t cols);
+void fm_selftest_norm(fm_pair *p, int32_t rows, int32_t cols);
+void fm_selftest_expert(fm_pair *p, fm_quant gate, fm_quant up, fm_quant down, int32_t hidden, int32_t inner, int32_t rows,
+                        int32_t k);
+void fm_selftest_conv(fm_pair *p, int32_t rows, int32_t channels, int32_t taps);
+void fm_selftest_delta_shape(fm_pair *p, const fm_delta_shape *s, int32_t rows, int32_t position);
+
+typedef struct {
+    int32_t heads, kv_heads, dim, turned;
+    bool normed;
+    fm_number kind;
+} fm_selftest_attend;
+
+/* Steps of `step` rows up to `end`; then each of looks[0..n) rows looks at all of them. */
+void fm_selftest_attention_shape(fm_pair *p, const fm_selftest_attend *a, int32_t end, int32_t step, const int32_t *looks,
+                                 int32_t n);
 
 /* All of it on two open devices, which need not have their scratch yet. FM_DEVICE if something was wrong. */
-fm_status fm_selftest_pair(fm_backend *tested, fm_backend *right, bool quick, bool rounds, fm_selftest_tell tell, void *context,
-                           fm_error *err);
+typedef enum { FM_SELFTEST_ALL, FM_SELFTEST_QUICK, FM_SELFTEST_LARGE } fm_selftest_size;
+
+fm_status fm_selftest_pair(fm_backend *tested, fm_backend *right, fm_selftest_size size, bool rounds, fm_selftest_tell tell,
+                           void *context, fm_error *err);
 
 /* Call something on both: `name` of the device, with the tensors of each. */
 #define FM_BOTH(p, i) for (int i = 0; i < 2 && (p)->status == FM_OK; i++)

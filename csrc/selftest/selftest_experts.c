@@ -26,7 +26,7 @@ static uint32_t place(fm_quant quant, int32_t rows, int32_t cols, uint32_t *at, 
     return here;
 }
 
-static void one_expert(fm_pair *p, fm_quant gate, fm_quant up, fm_quant down, int32_t hidden, int32_t inner, int32_t rows,
+void fm_selftest_expert(fm_pair *p, fm_quant gate, fm_quant up, fm_quant down, int32_t hidden, int32_t inner, int32_t rows,
                        int32_t k)
 {
     enum { EXPERTS = 7, MOST = 64 };
@@ -76,11 +76,11 @@ void fm_selftest_experts(fm_pair *p)
     const fm_quant four = {.kind = FM_AFFINE, .scale = FM_BF16, .bits = 4, .group = 64};
     const fm_quant three = {.kind = FM_AFFINE, .scale = FM_F16, .bits = 3, .group = 32};
     const fm_quant eight = {.kind = FM_AFFINE, .scale = FM_F32, .bits = 8, .group = 128}, half = {.kind = FM_F16};
-    one_expert(p, four, four, four, 256, 128, 1, 3);
-    one_expert(p, four, four, four, 192, 320, 9, 4);
-    one_expert(p, three, eight, half, 128, 96, 5, 3);
-    one_expert(p, half, half, half, 40, 24, 2, 2);
+    fm_selftest_expert(p, four, four, four, 256, 128, 1, 3);
+    fm_selftest_expert(p, four, four, four, 192, 320, 9, 4);
+    fm_selftest_expert(p, three, eight, half, 128, 96, 5, 3);
+    fm_selftest_expert(p, half, half, half, 40, 24, 2, 2);
     if (p->quick) return;
-    one_expert(p, eight, three, four, 512, 512, 16, 3);
-    one_expert(p, (fm_quant){.kind = FM_BF16}, (fm_quant){.kind = FM_F32}, eight, 256, 384, 12, 4);
+    fm_selftest_expert(p, eight, three, four, 512, 512, 16, 3);
+    fm_selftest_expert(p, (fm_quant){.kind = FM_BF16}, (fm_quant){.kind = FM_F32}, eight, 256, 384, 12, 4);
 }

@@ -5,14 +5,8 @@
 
 /* ---- attention ---------------------------------------------------------------------- */
 
-typedef struct {
-    int32_t heads, kv_heads, dim, turned;
-    bool normed;
-    fm_number kind;
-} attention;
-
 /* `rows` rows join `position` others and look at all of them. */
-static void append_and_look(fm_pair *p, const attention *a, fm_twin keys, fm_twin values, int32_t position, int32_t rows,
+static void append_and_look(fm_pair *p, const fm_selftest_attend *a, fm_twin keys, fm_twin values, int32_t position, int32_t rows,
                             bool look)
 {
     int32_t q_cols = a->heads * a->dim, kv_cols = a->kv_heads * a->dim, bufs = p->bufs;
@@ -58,7 +52,7 @@ static void append_and_look(fm_pair *p, const attention *a, fm_twin keys, fm_twi
 }
 
 /* Steps of `step` rows up to `end`; only the last ones look. */
-static void one_attention(fm_pair *p, const attention *a, int32_t end, int32_t step, const int32_t *looks, int32_t n)
+void fm_selftest_attention_shape(fm_pair *p, const fm_selftest_attend *a, int32_t end, int32_t step, const int32_t *looks, int32_t n)
 {
     size_t positions = ((size_t)end + 127) / 64 * 64 + 64,
            bytes = positions * (size_t)(a->kv_heads * a->dim) * fm_number_size(a->kind);
@@ -106,23 +100,23 @@ void fm_selftest_attention(fm_pair *p)
     static const int32_t looks[] = {1, 5, 1};
     one_rounding(p, FM_F16, 1.0f / 2048);
     one_rounding(p, FM_BF16, 1.0f / 256);
-    static const attention shapes[] = {
+    static const fm_selftest_attend shapes[] = {
         {4, 2, 64, 32, true, FM_F16},    {3, 1, 20, 8, false, FM_F32},  {8, 1, 256, 64, true, FM_BF16},
         {16, 1, 128, 128, true, FM_F16}, {2, 2, 80, 80, false, FM_F16}, {6, 3, 96, 24, true, FM_F32},
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-        if (!p->quick || s < 2) one_attention(p, &shapes[s], 60, 13, looks, 3);
-    const attention small = {4, 2, 32, 16, true, FM_F16};
-    one_attention(p, &small, 1020, 60, looks, 3); /* into the second part */
+        if (!p->quick || s < 2) fm_selftest_attention_shape(p, &shapes[s], 60, 13, looks, 3);
+    const fm_selftest_attend small = {4, 2, 32, 16, true, FM_F16};
+    fm_selftest_attention_shape(p, &small, 1020, 60, looks, 3); /* into the second part */
     if (p->quick) return;
-    one_attention(p, &small, 2112, 64, looks, 3);
-    const attention tiny = {2, 1, 16, 8, false, FM_F32};
-    one_attention(p, &tiny, 34 * 1024, 64, looks, 1); /* more parts than go side by side */
+    fm_selftest_attention_shape(p, &small, 2112, 64, looks, 3);
+    const fm_selftest_attend tiny = {2, 1, 16, 8, false, FM_F32};
+    fm_selftest_attention_shape(p, &tiny, 34 * 1024, 64, looks, 1); /* more parts than go side by side */
 }
 
 /* ---- gated delta net -------------------------------------------------------------------- */
 
-static void one_conv(fm_pair *p, int32_t rows, int32_t channels, int32_t taps)
+void fm_selftest_conv(fm_pair *p, int32_t rows, int32_t channels, int32_t taps)
 {
     fm_twin x = fm_pair_rows(p, rows, channels, 2), weight = fm_pair_rows(p, channels, taps, 1);
     fm_twin from = fm_pair_rows(p, taps - 1, channels, 2), to = fm_pair_empty(p, taps - 1, channels);
@@ -143,7 +137,7 @@ static void one_gates(fm_pair *p, int32_t rows, int32_t heads)
     fm_pair_end(p);
 }
 
-static void one_delta(fm_pair *p, const fm_delta_shape *s, int32_t rows, int32_t position)
+void fm_selftest_delta_shape(fm_pair *p, const fm_delta_shape *s, int32_t rows, int32_t position)
 {
     int32_t values = s->value_heads * s->value_dim, width = 2 * s->key_heads * s->key_dim + values;
     fm_twin qkv = fm_pair_rows(p, rows, width, 1), decay = fm_pair_rows(p, rows, s->value_heads, 0.5f);
@@ -168,15 +162,15 @@ static void one_delta(fm_pair *p, const fm_delta_shape *s, int32_t rows, int32_t
 void fm_selftest_delta(fm_pair *p)
 {
     static const fm_delta_shape large = {2, 4, 128, 128, 4}, odd = {1, 3, 20, 36, 4}, small = {2, 2, 16, 16, 4};
-    one_conv(p, 1, 37, 4);
-    one_conv(p, 2, 300, 4);
-    one_conv(p, 7, 64, 3);
+    fm_selftest_conv(p, 1, 37, 4);
+    fm_selftest_conv(p, 2, 300, 4);
+    fm_selftest_conv(p, 7, 64, 3);
     one_gates(p, 3, 32);
     one_gates(p, 1, 5);
-    one_delta(p, &large, 1, 0);
-    one_delta(p, &odd, 5, 30);
-    one_delta(p, &small, 40, 13);
+    fm_selftest_delta_shape(p, &large, 1, 0);
+    fm_selftest_delta_shape(p, &odd, 5, 30);
+    fm_selftest_delta_shape(p, &small, 40, 13);
     if (p->quick) return;
-    one_delta(p, &large, 64, 7);
-    one_delta(p, &odd, 64, 0);
+    fm_selftest_delta_shape(p, &large, 64, 7);
+    fm_selftest_delta_shape(p, &odd, 64, 0);
 }

@@ -23,7 +23,7 @@ static double bound_of(const fm_pair *p, fm_quant quant, int32_t cols)
     return p->rounds && quant.kind == FM_AFFINE ? cols < 512 ? 5e-4 : 2e-4 : FM_EXACT;
 }
 
-static void one_product(fm_pair *p, fm_quant quant, int32_t rows, int32_t w_rows, int32_t cols)
+void fm_selftest_product(fm_pair *p, fm_quant quant, int32_t rows, int32_t w_rows, int32_t cols)
 {
     char name[32];
     fm_quant_name(quant, name);
@@ -58,16 +58,16 @@ void fm_selftest_products(fm_pair *p)
     fm_quant format[64];
     int32_t n = list_formats(p->quick, format);
     for (int32_t f = 0; f < n; f++) {
-        one_product(p, format[f], 1, 37, 640);
-        one_product(p, format[f], 7, 19, 128);
-        if (format[f].kind != FM_AFFINE) one_product(p, format[f], 2, 5, 77);
+        fm_selftest_product(p, format[f], 1, 37, 640);
+        fm_selftest_product(p, format[f], 7, 19, 128);
+        if (format[f].kind != FM_AFFINE) fm_selftest_product(p, format[f], 2, 5, 77);
     }
     if (!p->quick) {
         const fm_quant four = {.kind = FM_AFFINE, .scale = FM_BF16, .bits = 4, .group = 64};
-        one_product(p, four, 1, 33, 4096);
-        one_product(p, four, 64, 67, 512);
-        one_product(p, (fm_quant){.kind = FM_F16}, 33, 130, 1024);
-        one_product(p, four, 5, 70, 2112); /* more columns than a device takes at once */
+        fm_selftest_product(p, four, 1, 33, 4096);
+        fm_selftest_product(p, four, 64, 67, 512);
+        fm_selftest_product(p, (fm_quant){.kind = FM_F16}, 33, 130, 1024);
+        fm_selftest_product(p, four, 5, 70, 2112); /* more columns than a device takes at once */
     }
     one_project(p);
 }
@@ -97,7 +97,7 @@ static void many_embeds(fm_pair *p)
     fm_pair_end(p);
 }
 
-static void one_norm(fm_pair *p, int32_t rows, int32_t cols)
+void fm_selftest_norm(fm_pair *p, int32_t rows, int32_t cols)
 {
     fm_twin x = fm_pair_rows(p, rows, cols, 3), weight = fm_pair_rows(p, 1, cols, 2), out = fm_pair_empty(p, rows, cols);
     FM_BOTH(p, i) p->b[i]->ops->norm(p->b[i], out.on[i], x.on[i], weight.on[i], 1e-6f);
@@ -136,9 +136,9 @@ void fm_selftest_rows(fm_pair *p)
     int32_t n = list_formats(true, format);
     for (int32_t f = 0; f < n; f++) one_embed(p, format[f]);
     many_embeds(p);
-    one_norm(p, 3, 20);
-    one_norm(p, 2, 2048);
-    one_norm(p, 1, 333);
+    fm_selftest_norm(p, 3, 20);
+    fm_selftest_norm(p, 2, 2048);
+    fm_selftest_norm(p, 1, 333);
     one_gated_norm(p, 2, 3, 128);
     one_gated_norm(p, 1, 5, 40);
     one_pairwise(p, 1, 17);

@@ -1,6 +1,6 @@
 /*
  * The Metal device on the fake one: every verb against the scalar CPU, its life, and what it says of failures.
- *     device_check selftest|quick|life|failures
+ *     device_check selftest|quick|large|life|failures
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,9 +32,9 @@ static void nothing_is_left(void)
     if (alive) failures++, printf("alive at the end: %s\n", text);
 }
 
-static void selftest(int quick)
+static void selftest(int quick, int large)
 {
-    const fm_selftest_options o = {.device = "metal", .quick = quick};
+    const fm_selftest_options o = {.device = "metal", .quick = quick, .large = large};
     fm_error err = {0};
     if (fm_selftest(&o, tell, NULL, &err) != FM_OK) failures++, printf("%s\n", err.message);
     nothing_is_left();
@@ -188,8 +188,9 @@ static void test_failures(void)
 int main(int n, char **word)
 {
     const char *what = n > 1 ? word[1] : "selftest";
-    if (strcmp(what, "selftest") == 0) selftest(0);
-    else if (strcmp(what, "quick") == 0) selftest(1);
+    if (strcmp(what, "selftest") == 0) selftest(0, 0);
+    else if (strcmp(what, "quick") == 0) selftest(1, 0);
+    else if (strcmp(what, "large") == 0) selftest(0, 1);
     else if (strcmp(what, "life") == 0) test_life(n > 2 ? word[2] : NULL), test_many_submissions();
     else if (strcmp(what, "failures") == 0) test_failures();
     else return 2;
