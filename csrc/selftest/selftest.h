@@ -23,6 +23,7 @@ typedef struct {
 /* The same tensor on both. */
 typedef struct {
     fm_tensor on[2];
+    int32_t number; /* of its buffer */
 } fm_twin;
 
 float fm_pair_random(fm_pair *p); /* in [-1, 1) */
