@@ -153,6 +153,26 @@ def test_auto_takes_metal_if_it_proves_itself(site: Path, tmp_path: Path) -> Non
     assert kept == broken  # found out once
 
 
+ROOM = """
+import flashmoe
+for memory in ("1GB", "20MB", "1MB"):
+    try:
+        with flashmoe.Model(flashmoe.demo_model_path(), device="metal", memory=memory) as model:
+            print(model.info()["memory"], model.info()["held_bytes"])
+    except flashmoe.BudgetError as error:
+        print(error)
+"""
+
+
+def test_memory_is_no_more_than_the_gpu_is_meant_to_hold(site: Path) -> None:
+    above, below, _ = run(site, "-c", ROOM, FAKE_METAL="working_set=30000000").splitlines()
+    assert [int(n) for n in above.split()] == [30_000_000, pytest.approx(30_000_000, abs=150_000)]
+    assert int(below.split()[0]) == 20_000_000
+    few = run(site, "-c", ROOM, FAKE_METAL="working_set=3000000").splitlines()
+    assert "memory is 0.003 GB, all that the GPU is meant to hold: resident" in few[0]
+    assert "memory is 0.001 GB: resident" in few[2]
+
+
 FAIL = """
 import ctypes
 import numpy as np

@@ -92,7 +92,8 @@ typedef struct {
 
     /* memory: page-aligned, zeroed; `host` is NULL for a private buffer */
     fm_status (*alloc)(fm_backend *b, size_t bytes, fm_buf_kind kind, fm_buf **out, fm_error *err);
-    size_t (*largest)(const fm_backend *b);                                     /* bytes of the largest buffer there can be */
+    size_t (*largest)(const fm_backend *b); /* bytes of the largest buffer there can be */
+    size_t (*room)(const fm_backend *b);    /* of all together, as it works well; SIZE_MAX: any */
     fm_status (*grow)(fm_backend *b, fm_buf *buf, size_t bytes, fm_error *err); /* contents kept */
     void (*discard)(fm_backend *b, fm_buf *buf, size_t at, size_t bytes);       /* give pages back */
     void (*release)(fm_backend *b, fm_buf *buf);                                /* NULL is fine */

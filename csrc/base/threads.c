@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/system.h"
 
 #define SPIN_NS 50000 /* how long a worker looks for the next job before it sleeps */
 
@@ -92,6 +93,7 @@ static void *work(void *argument)
 {
     worker_start start = *(worker_start *)argument;
     free(argument);
+    fm_system_thread_is_awaited();
     while (await_work(start.pool)) take_pieces(start.pool, start.number);
     return NULL;
 }

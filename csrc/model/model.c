@@ -96,6 +96,7 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
         return fm_fail(err, FM_MEMORY, "no memory for a mutex");
     }
     m->options = *options;
+    m->system_memory = fm_system_memory;
     if (!m->options.threads) m->options.threads = fm_cores();
     if (!m->options.read_threads) m->options.read_threads = 8;
     if (!m->options.read_split) m->options.read_split = 1;

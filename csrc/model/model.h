@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "base/system.h"
 #include "model/activations.h"
 #include "model/trace.h"
 #include "model/weights.h"
@@ -23,16 +24,23 @@ struct fm_model {
     fm_buf *slots;
     size_t slot_bytes; /* one slot, a multiple of a page */
     int32_t max_slots, min_slots;
-    size_t scratch_bytes;   /* activations, the device's own, the reader's buffers */
-    size_t state_bytes;     /* recurrent state of one session, both copies */
-    size_t kv_row_bytes;    /* one token, all layers */
-    uint64_t session_bytes; /* held by open sessions */
+    fm_memory_state (*system_memory)(void); /* fm_system_memory; another in tests */
+    uint64_t relieved_ns;                   /* when slots were last given back to the system */
+    size_t scratch_bytes;                   /* activations, the device's own, the reader's buffers */
+    size_t state_bytes;                     /* recurrent state of one session, both copies */
+    size_t kv_row_bytes;                    /* one token, all layers */
+    uint64_t session_bytes;                 /* held by open sessions */
     uint64_t expert_file_bytes;
     fm_trace trace;
     fm_layer_ns *layer_ns; /* [layers] */
     int32_t sessions;
     pthread_mutex_t turn;
 };
+
+/* Where the system is short of memory, give back an eighth of the expert slots, half of them if it is critical: at most once
+ * in FM_RELIEF_NS, never below what a token needs, and for good. The caller has the turn, and no step is under way. */
+#define FM_RELIEF_NS 1000000000u
+void fm_model_relieve(fm_model *model);
 
 /* Account for `bytes` more (or fewer) held by sessions; expert slots give way. FM_BUDGET when they
  * cannot. The caller has the turn. */

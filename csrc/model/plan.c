@@ -1,6 +1,7 @@
 /* The memory budget, cut up once when the model opens. */
 #include "model/plan.h"
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "store/ways.h"
 
@@ -104,6 +105,9 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
 
     count_slots(model, &fewest, &all);
     if (all > INT32_MAX) return fm_fail(err, FM_UNSUPPORTED, "%lld experts", (long long)all);
+    uint64_t room = model->backend->ops->room(model->backend);
+    bool device = room < SIZE_MAX && (!limit || room < limit); /* it sets the ceiling */
+    if (device) limit = o->memory = room;
     if (!limit) limit = UINT64_MAX;
     if (!o->prefill_rows) {
         uint64_t left = limit > fixed ? limit - fixed : 0;
@@ -116,12 +120,12 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
     uint64_t needed = fixed + (uint64_t)fewest * model->slot_bytes;
     if (needed > limit)
         return fm_fail(err, FM_BUDGET,
-                       "the model needs %.3f GB and memory is %.3f GB: resident weights %.3f GB + activations of %d tokens and "
+                       "the model needs %.3f GB and memory is %.3f GB%s: resident weights %.3f GB + activations of %d tokens and "
                        "read buffers %.3f GB"
                        " + one session's recurrent state %.3f GB and KV cache of %d tokens %.3f GB + %d expert slots %.3f GB",
-                       gb(needed), gb(limit), gb(resident), o->prefill_rows, gb(model->scratch_bytes), gb(model->state_bytes),
-                       FM_KV_STEP, gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest,
-                       gb((uint64_t)fewest * model->slot_bytes));
+                       gb(needed), gb(limit), device ? ", all that the GPU is meant to hold" : "", gb(resident), o->prefill_rows,
+                       gb(model->scratch_bytes), gb(model->state_bytes), FM_KV_STEP,
+                       gb((uint64_t)FM_KV_STEP * model->kv_row_bytes), fewest, gb((uint64_t)fewest * model->slot_bytes));
     size_t largest = model->backend->ops->largest(model->backend);
     if (resident > largest || (uint64_t)fewest * model->slot_bytes > largest)
         return fm_fail(
@@ -139,6 +143,19 @@ fm_status fm_plan_memory(fm_model *model, fm_error *err)
     }
     model->max_slots = (int32_t)slots;
     return FM_OK;
+}
+
+void fm_model_relieve(fm_model *model)
+{
+    fm_memory_state state = model->store ? model->system_memory() : FM_MEMORY_FINE;
+    uint64_t now = fm_now_ns();
+    if (state == FM_MEMORY_FINE || now - model->relieved_ns < FM_RELIEF_NS) return;
+    int32_t slots = fm_expert_store_slots(model->store), less = slots / (state == FM_MEMORY_CRITICAL ? 2 : 8);
+
+    model->relieved_ns = now;
+    model->max_slots = slots - (less ? less : 1);
+    if (model->max_slots < model->min_slots) model->max_slots = model->min_slots;
+    fm_model_charge(model, 0, NULL); /* between two steps no slot is in use */
 }
 
 fm_status fm_model_charge(fm_model *model, int64_t bytes, fm_error *err)

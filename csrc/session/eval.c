@@ -249,6 +249,7 @@ static fm_status eval(const fm_append *part, int32_t parts, int32_t *at_fault, f
     fm_model *m = part->session->model;
     int32_t rows = 0;
 
+    fm_model_relieve(m);
     for (*at_fault = 0; *at_fault < parts; rows += part[*at_fault].n, ++*at_fault) FM_TRY(check(&part[*at_fault], rows, err));
     for (*at_fault = 0; *at_fault < parts; ++*at_fault)
         FM_TRY(fm_state_grow(part[*at_fault].session, part[*at_fault].session->position + part[*at_fault].n, err));

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/system.h"
 #include "store/ring.h"
 #include "store/ways.h"
 
@@ -101,15 +102,20 @@ static void *serve(void *argument)
     const fm_read_way *way = fm_read_way_of(r->how.kind);
     fm_bounce own = {0};
 
+    fm_system_thread_is_awaited();
     pthread_mutex_lock(&r->lock);
     for (;;) {
         while (!r->closing && r->next >= r->count) pthread_cond_wait(&r->work, &r->lock);
         if (r->closing && r->next >= r->count) break;
         piece p = r->pieces[r->next++];
         bool wanted = r->status == FM_OK;
+        int32_t later = r->next + r->threads - 1; /* nobody has begun that one */
+        bool announce = wanted && way->announce && later < r->count;
+        piece soon = r->pieces[announce ? later : 0];
         pthread_mutex_unlock(&r->lock);
 
         fm_error why = {0};
+        if (announce) way->announce(&r->how.file[soon.read.file], &soon.read);
         fm_status status = wanted ? way->read(&r->how.file[p.read.file], &p.read, &own, &why) : FM_OK;
 
         pthread_mutex_lock(&r->lock);
@@ -163,6 +169,7 @@ static void *serve_ring(void *argument)
 {
     fm_reader *r = argument;
 
+    fm_system_thread_is_awaited();
     pthread_mutex_lock(&r->lock);
     for (;;) {
         int32_t busy = fill_lanes(r);

@@ -2,6 +2,7 @@
 #include "store/ways.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -52,6 +53,16 @@ static fm_status read_buffered(const fm_file *file, const fm_read *r, fm_bounce 
     (void)own;
     return fm_read_all(file, r->to, r->bytes, r->from, err);
 }
+
+#ifdef F_RDADVISE
+static void announce_buffered(const fm_file *file, const fm_read *r)
+{
+    struct radvisory range = {.ra_offset = (off_t)r->from, .ra_count = (int)r->bytes};
+    fcntl(file->buffered, F_RDADVISE, &range);
+}
+#else
+#define announce_buffered NULL /* POSIX_FADV_WILLNEED reads at once, and so waits: benchmarks/EXPERIMENTS.md */
+#endif
 
 /* ---- around it -------------------------------------------------------------------- */
 
@@ -135,11 +146,11 @@ static fm_status read_populated(const fm_file *file, const fm_read *r, fm_bounce
 const fm_read_way *fm_read_way_of(fm_read_kind kind)
 {
     static const fm_read_way ways[] = {
-        [FM_READ_BUFFERED] = {false, false, 0, read_buffered},
-        [FM_READ_DIRECT] = {true, false, 0, read_direct},
-        [FM_READ_POPULATE] = {false, true, MADV_RANDOM, read_populated},
-        [FM_READ_MMAP] = {false, true, MADV_NORMAL, read_mapped},
-        [FM_READ_URING] = {true, false, 0, NULL},
+        [FM_READ_BUFFERED] = {false, false, 0, read_buffered, announce_buffered},
+        [FM_READ_DIRECT] = {true, false, 0, read_direct, NULL},
+        [FM_READ_POPULATE] = {false, true, MADV_RANDOM, read_populated, NULL},
+        [FM_READ_MMAP] = {false, true, MADV_NORMAL, read_mapped, NULL},
+        [FM_READ_URING] = {true, false, 0, NULL, NULL},
     };
     return &ways[kind];
 }

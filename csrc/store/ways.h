@@ -18,6 +18,8 @@ typedef struct {
     int advice;  /* told about the mapping when it is made */
     /* Read one piece on the calling thread. NULL: one thread keeps many in flight (store/ring.h). */
     fm_status (*read)(const fm_file *file, const fm_read *r, fm_bounce *own, fm_error *err);
+    /* Say that a piece will be read soon. NULL: nothing is gained by it. */
+    void (*announce)(const fm_file *file, const fm_read *r);
 } fm_read_way;
 
 const fm_read_way *fm_read_way_of(fm_read_kind kind);

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "flashmoe.h"
+#include "model/model.h"
 
 enum { HIDDEN = 64, VOCAB = 40, EXPERTS = 6, K = 2, WIDE = 32, CONTEXT = 700 };
 
@@ -293,6 +294,49 @@ static void *cancel_soon(void *session)
     return NULL;
 }
 
+static fm_memory_state told;
+
+static fm_memory_state memory_state(void)
+{
+    return told;
+}
+
+/* Where the system is short of memory, slots are given back: fewer each time, never fewer than a token needs, the same bits. */
+static void test_relief(void)
+{
+    static const struct {
+        fm_memory_state told;
+        bool pause; /* long enough since the last time */
+        int32_t slots;
+    } step[] = {{FM_MEMORY_FINE, true, 12},    {FM_MEMORY_SHORT, true, 11},   {FM_MEMORY_SHORT, false, 11},
+                {FM_MEMORY_FINE, true, 11},    {FM_MEMORY_CRITICAL, true, 6}, {FM_MEMORY_CRITICAL, true, 3},
+                {FM_MEMORY_CRITICAL, true, K}, {FM_MEMORY_CRITICAL, true, K}};
+    fm_model_options o = {.threads = 1, .prefill_rows = 64, .kv = FM_KV_F32};
+    fm_model *m = open_model(&o);
+    fm_session *s;
+    fm_model_info before, now;
+    fm_error err = {0};
+    enum { STEPS_OF_RELIEF = sizeof step / sizeof *step };
+    float want[STEPS_OF_RELIEF * VOCAB], got[VOCAB];
+
+    CHECK(fm_session_open(m, &s, &err) == FM_OK && run(s, STEPS_OF_RELIEF, 1, want, &err) == FM_OK);
+    fm_session_reset(s);
+    m->system_memory = memory_state;
+    for (int i = 0; i < STEPS_OF_RELIEF; i++) {
+        int32_t id = token(i);
+        fm_model_describe(m, &before);
+        told = step[i].told;
+        if (step[i].pause) m->relieved_ns = 0;
+        CHECK_THAT(fm_session_eval(s, &id, 1, got, 1, &err) == FM_OK, "%s", err.message);
+        CHECK(memcmp(got, want + (size_t)i * VOCAB, sizeof got) == 0);
+        fm_model_describe(m, &now);
+        CHECK_THAT(now.expert_slots == step[i].slots, "step %d: %d slots", i, now.expert_slots);
+        CHECK(before.held_bytes - now.held_bytes == (uint64_t)(before.expert_slots - now.expert_slots) * now.expert_bytes);
+    }
+    fm_session_close(s);
+    CHECK(fm_model_close(m) == FM_OK);
+}
+
 static void test_refusals(void)
 {
     fm_model_options o = {.threads = 1, .prefill_rows = 64};
@@ -355,6 +399,7 @@ int main(void)
     test_ways(want);
     test_read_failures(want);
     test_together();
+    test_relief();
     test_refusals();
     free(want);
     char path[128];

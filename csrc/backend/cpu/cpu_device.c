@@ -57,6 +57,12 @@ static size_t cpu_largest(const fm_backend *b)
     return SIZE_MAX / 2;
 }
 
+static size_t cpu_room(const fm_backend *b)
+{
+    (void)b;
+    return SIZE_MAX;
+}
+
 static fm_status cpu_grow(fm_backend *b, fm_buf *buf, size_t bytes, fm_error *err)
 {
     (void)b;
@@ -173,6 +179,7 @@ const fm_backend_ops fm_cpu_ops = {
     .variant = cpu_variant,
     .alloc = cpu_alloc,
     .largest = cpu_largest,
+    .room = cpu_room,
     .grow = cpu_grow,
     .discard = cpu_discard,
     .release = cpu_release,

@@ -112,9 +112,14 @@ static void rest(fm_metal *m)
 
 static size_t metal_largest(const fm_backend *b)
 {
-    const fm_metal *m = (const fm_metal *)b;
-    uint64_t most = m->device.recommendedMaxWorkingSetSize, one = m->device.maxBufferLength;
-    return (size_t)(most && most < one ? most : one);
+    return (size_t)((const fm_metal *)b)->device.maxBufferLength;
+}
+
+/* Above this the system takes memory from the GPU while it works. */
+static size_t metal_room(const fm_backend *b)
+{
+    uint64_t most = ((const fm_metal *)b)->device.recommendedMaxWorkingSetSize;
+    return most ? (size_t)most : SIZE_MAX;
 }
 
 /* Map `bytes` of memory that the GPU sees as well. */
@@ -251,6 +256,7 @@ const fm_backend_ops fm_metal_ops = {
     .variant = metal_variant,
     .alloc = metal_alloc,
     .largest = metal_largest,
+    .room = metal_room,
     .grow = metal_grow,
     .discard = metal_discard,
     .release = metal_release,
