@@ -71,6 +71,35 @@ def look(checker: ModuleType, module: bytes, right: bytes) -> str:
     )
 
 
+XCRUN = """#!/bin/sh
+case "$*" in
+*--version) exit 0 ;;
+"-sdk macosx metal -std=metal3.0 "*" -o "*) for to; do :; done; echo made >"$to" ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def test_what_apples_compiler_makes_goes_into_the_wheel(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    xcrun = tmp_path / "bin/xcrun"
+    xcrun.write_text(XCRUN)
+    xcrun.chmod(0o755)
+    path = f"{xcrun.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", TOOLS / "build_wheel.sh", tmp_path / "out"],
+        env={**os.environ, "PYTHON": sys.executable, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode == NO_TOOLS:
+        pytest.skip(done.stdout[-300:])
+    assert done.returncode == 0, done.stdout[-6000:]
+    with zipfile.ZipFile(next((tmp_path / "out").glob("*.whl"))) as archive:
+        assert archive.read("flashmoe/flashmoe.metallib") == b"made\n"
+
+
 def test_the_right_module_passes(checker: ModuleType, module: bytes) -> None:
     library = checker.macho.read(module)
     assert look(checker, module, module) == ""

@@ -77,7 +77,7 @@ def test_compiled_kernels_are_kept(program: Path, tmp_path: Path) -> None:
     assert [p.suffix for p in tmp_path.iterdir()] == [".archive"]
 
 
-# ---- mistakes -------------------------------------------------------------------------------------
+# ---- mistakes ------------------------------------------------------------------------------
 
 MISTAKES = tomllib.loads((Path(__file__).parent / "metal/mistakes.toml").read_text())["mistake"]
 

@@ -125,7 +125,9 @@ def test_what_a_token_costs_in_submissions(site: Path, schedule: str) -> None:
     assert each["commits"] <= 2 * layers + 1
     assert each["waits"] <= layers + 1  # one a layer, for its router, and one for the logits
     assert each["encoders"] == each["commits"]
-    assert each["dispatches"] >= 10 * layers
+    counted = [str(ROOT / "benchmarks/metal_roofline.py"), str(site / "flashmoe/demo_model")]
+    table = json.loads(run(site, *counted, "--context", "200", "--json"))
+    assert each["dispatches"] == sum(row["dispatches"] for row in table.values())
 
 
 def test_the_selftest_knows_both_devices(site: Path) -> None:
@@ -155,7 +157,7 @@ def test_auto_takes_metal_if_it_proves_itself(site: Path, tmp_path: Path) -> Non
 
 ROOM = """
 import flashmoe
-for memory in ("1GB", "20MB", "1MB"):
+for memory in ("1GB", "8MB", "1MB"):
     try:
         with flashmoe.Model(flashmoe.demo_model_path(), device="metal", memory=memory) as model:
             print(model.info()["memory"], model.info()["held_bytes"])
@@ -165,9 +167,10 @@ for memory in ("1GB", "20MB", "1MB"):
 
 
 def test_memory_is_no_more_than_the_gpu_is_meant_to_hold(site: Path) -> None:
-    above, below, _ = run(site, "-c", ROOM, FAKE_METAL="working_set=30000000").splitlines()
-    assert [int(n) for n in above.split()] == [30_000_000, pytest.approx(30_000_000, abs=150_000)]
-    assert int(below.split()[0]) == 20_000_000
+    above, below, _ = run(site, "-c", ROOM, FAKE_METAL="working_set=9000000").splitlines()
+    memory, held = map(int, above.split())
+    assert held <= memory == 9_000_000  # without that limit it holds 13 million
+    assert int(below.split()[0]) == 8_000_000
     few = run(site, "-c", ROOM, FAKE_METAL="working_set=3000000").splitlines()
     assert "memory is 0.003 GB, all that the GPU is meant to hold: resident" in few[0]
     assert "memory is 0.001 GB: resident" in few[2]

@@ -61,7 +61,7 @@ static void announce_buffered(const fm_file *file, const fm_read *r)
     fcntl(file->buffered, F_RDADVISE, &range);
 }
 #else
-#define announce_buffered NULL /* POSIX_FADV_WILLNEED reads at once, and so waits: benchmarks/EXPERIMENTS.md */
+#define announce_buffered NULL /* POSIX_FADV_WILLNEED gained nothing: benchmarks/EXPERIMENTS.md */
 #endif
 
 /* ---- around it -------------------------------------------------------------------- */

@@ -67,7 +67,8 @@ class Model:
             memory: Ceiling for what the model holds: resident weights, activations, KV caches,
                 recurrent states and experts kept in memory. Bytes, a text such as ``"6GB"`` or
                 ``"512MiB"``, or a fraction of the machine's memory such as ``0.5``. ``None``
-                takes three quarters of the memory that is available now.
+                takes three quarters of the memory that is available now. On Metal it is at most
+                what the GPU is meant to hold, and a Mac short of memory gets experts back.
             experts_per_token: Routed experts per token, 1 to the model's own number, which is the
                 default. Fewer is another, weaker model; :meth:`info` says so.
             threads: Threads that compute. ``None`` takes every core this process may use.
