@@ -31,12 +31,15 @@ class Chunk:
             temperature or cut.
         finish_reason: ``None``, or on the last chunk ``"stop"`` (end token or stop string) or
             ``"length"``.
+        top_logprobs: The likeliest tokens in its place, ids and log probabilities, as many as were
+            asked for.
     """
 
     text: str
     token_id: int
     logprob: float
     finish_reason: str | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass
@@ -126,6 +129,8 @@ class Answer:
         matcher: StopMatcher,
         max_tokens: int,
         meter: Meter,
+        *,
+        top_logprobs: int = 0,
     ) -> None:
         """Begin an answer.
 
@@ -136,8 +141,10 @@ class Answer:
             matcher: Finds the texts that end the answer; not used before.
             max_tokens: Longest answer.
             meter: Told of every token.
+            top_logprobs: Likeliest tokens to tell with each token.
         """
         self.meter = meter
+        self._top = top_logprobs
         self._tokenizer = model.tokenizer_or_none
         self._ends = self._tokenizer.eos_token_ids if self._tokenizer else frozenset()
         self._decoder = self._tokenizer.stream() if self._tokenizer else None
@@ -174,9 +181,18 @@ class Answer:
             more, stopped = self._matcher.push(tail)
             text += more if stopped else more + self._matcher.flush()
         self.meter.token()
-        return Chunk(
-            text, token, logprob, "stop" if ended or stopped else "length" if full else None
-        )
+        reason = "stop" if ended or stopped else "length" if full else None
+        top = _likeliest(row, self._top, float(row[token]) - logprob) if self._top else ()
+        return Chunk(text, token, logprob, reason, top)
+
+
+def _likeliest(row: NDArray[np.float32], n: int, log_sum: float) -> tuple[tuple[int, float], ...]:
+    """The ``n`` largest logits: ids and log probabilities, the likeliest first."""
+    import numpy as np
+
+    ids = np.argpartition(row, -n)[-n:]
+    ids = ids[np.lexsort((ids, -row[ids]))]
+    return tuple((int(i), float(row[i]) - log_sum) for i in ids)
 
 
 def _checked(sampler: TokenChooser, vocab_size: int) -> TokenChooser:

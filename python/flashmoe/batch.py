@@ -54,33 +54,55 @@ class Request:
         sampler: Draws the answer.
         matcher: Finds the texts that end it; not used before.
         max_tokens: Longest answer.
+        top_logprobs: Likeliest tokens to tell with each token of the answer.
     """
 
     ids: NDArray[np.int32]
     sampler: Sampler | TokenChooser
     matcher: StopMatcher
     max_tokens: int
+    top_logprobs: int = 0
 
 
-class _Sequence:
+class Growing:
     """One prompt and its answer so far.
 
     What was drawn stays when the session is given up: a later one is fed the same rows in the same
     steps, so the answer goes on with the same bits.
+
+    Attributes:
+        ids: The prompt's tokens.
+        chunks: The answer so far.
+        position: Tokens that were evaluated.
+        meter: Fills the stats.
+        cancelled: Somebody wants no more of it.
     """
 
     session: _core.Session
     logits: NDArray[np.float32]
 
-    def __init__(self, model: Model, meter: Meter, index: int, request: Request) -> None:
-        self.index = index
+    def __init__(self, model: Model, meter: Meter, request: Request) -> None:
+        """Prepare; evaluates nothing.
+
+        Args:
+            model: Runs it.
+            meter: Of this answer alone.
+            request: The prompt and what is asked for with it.
+        """
         self.ids = request.ids
         self.chunks: list[Chunk] = []
         self.position = 0
         self.most_tokens = min(self.ids.size + request.max_tokens, model.context_length)
         self.meter = meter
+        self.cancelled = False
         self._answer = Answer(
-            model, self.ids, request.sampler, request.matcher, request.max_tokens, meter
+            model,
+            self.ids,
+            request.sampler,
+            request.matcher,
+            request.max_tokens,
+            meter,
+            top_logprobs=request.top_logprobs,
         )
 
     @property
@@ -88,8 +110,18 @@ class _Sequence:
         """Tokens of the prompt and of the answer so far."""
         return self.ids.size + len(self.chunks)
 
+    @property
+    def decoding(self) -> bool:
+        """The whole prompt was evaluated."""
+        return self.position >= self.ids.size
+
     def open(self, session: _core.Session, vocab_size: int) -> None:
-        """Begin with a session, or begin again."""
+        """Begin with a session, or begin again.
+
+        Args:
+            session: A new one.
+            vocab_size: Of the model.
+        """
         import numpy as np
 
         self.session, self.position = session, 0
@@ -97,13 +129,17 @@ class _Sequence:
         self.meter.attach(session)
 
     def next_tokens(self, room: int) -> NDArray[np.int32]:
-        """Tokens to append in a step that has room for so many rows; maybe none."""
+        """Tokens to append in a step; maybe none.
+
+        Args:
+            room: Rows that the step has left.
+        """
         import numpy as np
 
         ids, first = self.ids, self.position
-        if first < ids.size:
+        if not self.decoding:
             fits = ids.size - first <= room
-            return ids[first:] if fits else ids[first : first + room // STEP_END * STEP_END]
+            return ids[first:] if fits else ids[first : (first + room) // STEP_END * STEP_END]
         said = self.chunks[first - ids.size].token_id
         return np.array([said] if room else [], np.int32)
 
@@ -111,41 +147,61 @@ class _Sequence:
         """Where the logits go when ``n`` tokens are appended: no rows while more are known."""
         return self.logits[: self.position + n == self.known]
 
-    def appended(self, n: int) -> Generation | None:
-        """Move on by ``n`` evaluated tokens; the answer if it is complete."""
+    def appended(self, n: int) -> Chunk | None:
+        """Move on by ``n`` evaluated tokens; the next token of the answer if it is time for it."""
         self.position += n
         if self.position < self.known:
             return None
         if not self.chunks:
             self.meter.prefilled()
         self.chunks.append(self._answer.take(self.logits[0]))
-        if self.chunks[-1].finish_reason is None:
-            return None
+        return self.chunks[-1]
+
+    def generation(self) -> Generation:
+        """The finished answer."""
         return Generation.of(self.chunks, self.meter.stats)
 
 
-class Batch:
-    """Prompts that share the model's steps.
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a step did for one sequence.
 
-    Sequences run in the order of their prompts. When memory runs short, the youngest one gives its
-    session up and waits until another has ended.
+    Attributes:
+        growing: The sequence.
+        chunk: The next token of its answer; ``None`` while the prompt is evaluated.
+        error: Why it has ended without an answer. No event follows it.
     """
 
-    def __init__(self, model: Model, requests: Sequence[Request], size: int | None) -> None:
+    growing: Growing
+    chunk: Chunk | None = None
+    error: FlashMoEError | None = None
+
+    @property
+    def last(self) -> bool:
+        """No event follows for this sequence."""
+        return self.error is not None or (
+            self.chunk is not None and self.chunk.finish_reason is not None
+        )
+
+
+class Scheduler:
+    """Sequences that share the model's steps; more may join while it runs.
+
+    They run in the order in which they came. When memory runs short, the youngest one gives its
+    session up and waits until another has ended. One thread adds and steps; any may cancel.
+    """
+
+    def __init__(self, model: Model, size: int | None = None) -> None:
         """Prepare; evaluates nothing.
 
         Args:
             model: Runs all of them.
-            requests: Prompts and what is asked for with them.
             size: Most sequences at a time; ``None``: see :meth:`Generator.generate_batch`.
         """
-        info = model.info()
+        self._info = info = model.info()
         self._model = model
-        self._waiting = deque(
-            _Sequence(model, Meter(info, request.ids.size), index, request)
-            for index, request in enumerate(requests)
-        )
-        self._running: list[_Sequence] = []
+        self._waiting: deque[Growing] = deque()
+        self._running: list[Growing] = []
         self._rows = int(info["prefill_rows"])
         self._size = min(size or self._rows, self._rows)
         self._state_bytes, self._token_bytes = info["state_bytes"], info["kv_bytes_per_token"]
@@ -155,91 +211,133 @@ class Batch:
             self._room += info["expert_slots"] * info["expert_bytes"] // 2
         self._short = False
         self._guard = threading.Lock()
-        self._cancelled = False
 
-    def run(self) -> PyGenerator[tuple[int, Generation], None, None]:
-        """Evaluate everything.
+    @property
+    def waiting(self) -> int:
+        """Sequences that have not begun, or had to stop for want of memory."""
+        return len(self._waiting)
 
-        Yields:
-            The index of a prompt and its answer, in the order in which answers end.
+    @property
+    def running(self) -> int:
+        """Sequences that take part in steps."""
+        return len(self._running)
+
+    def add(self, request: Request) -> Growing:
+        """Let a sequence wait for its turn.
+
+        Args:
+            request: The prompt and what is asked for with it.
         """
-        try:
-            while self._waiting or self._running:
-                self._admit()
-                yield from self._step()
-        finally:
-            for sequence in list(self._running):
-                self._leave(sequence)
+        growing = Growing(self._model, Meter(self._info, request.ids.size), request)
+        self._waiting.append(growing)
+        return growing
 
-    def cancel(self) -> None:
-        """Stop it; called by another thread."""
+    def cancel(self, growing: Growing) -> None:
+        """Ask for its end; the present step stops within a layer. For any thread.
+
+        Args:
+            growing: The next step has an event with a ``CancelledError`` for it.
+        """
         with self._guard:
-            self._cancelled = True
-            for sequence in self._running:
-                sequence.session.cancel()
+            growing.cancelled = True
+            if growing in self._running:
+                growing.session.cancel()
 
-    def _fits(self, new: _Sequence) -> bool:
+    def close(self) -> list[Growing]:
+        """Give all sessions back; what had not ended is returned."""
+        left = [*self._running, *self._waiting]
+        for growing in list(self._running):
+            self._leave(growing)
+        self._waiting.clear()
+        return left
+
+    def step(self) -> list[Event]:
+        """Append the next rows of all that run.
+
+        Raises:
+            FlashMoEError: The step failed for all of them; they are where they were.
+        """
+        events = [*self._drop_cancelled(), *self._admit()]
+        if events or not self._running:
+            return events
+        for growing, n in self._evaluate(events):
+            try:
+                event = Event(growing, growing.appended(n))
+            except FlashMoEError as error:
+                event = Event(growing, error=error)
+            if event.last:
+                self._leave(growing)
+                self._short = False
+            events.append(event)
+        return events
+
+    def _drop_cancelled(self) -> list[Event]:
+        gone = [g for g in (*self._running, *self._waiting) if g.cancelled]
+        for growing in gone:
+            if growing in self._running:
+                self._leave(growing)
+                self._short = False
+            else:
+                self._waiting.remove(growing)
+        return [Event(growing, error=CancelledError("cancelled")) for growing in gone]
+
+    def _fits(self, new: Growing) -> bool:
         """There is room for the whole of one more sequence."""
         tokens = sum(s.most_tokens + _KV_STEP for s in [*self._running, new])
         need = (len(self._running) + 1) * self._state_bytes + tokens * self._token_bytes
         return not self._running or self._room is None or need <= self._room
 
-    def _admit(self) -> None:
-        """Let waiting prompts run as long as there is room for them."""
+    def _admit(self) -> list[Event]:
+        """Let waiting sequences run as long as there is room for them."""
         while self._waiting and len(self._running) < self._size and not self._short:
             new = self._waiting[0]
             if not self._fits(new):
-                return
+                break
             try:
-                with naming(new.index):
-                    session = self._model.new_session()
-            except BudgetError:
+                session = self._model.new_session()
+            except BudgetError as error:
                 if not self._running:
-                    raise
+                    return [Event(self._waiting.popleft(), error=error)]
                 self._short = True
-                return
+                break
             new.open(session, self._model.vocab_size)
             with self._guard:
                 self._running.append(self._waiting.popleft())
+        return []
 
-    def _leave(self, sequence: _Sequence) -> None:
+    def _leave(self, growing: Growing) -> None:
         with self._guard:
-            self._running.remove(sequence)
-        sequence.session.close()
+            self._running.remove(growing)
+        growing.session.close()
 
-    def _step(self) -> Iterator[tuple[int, Generation]]:
-        """Append the next rows of all that run; the answers that are complete with them."""
-        for sequence, tokens in self._evaluate():
-            with naming(sequence.index):
-                answer = sequence.appended(tokens.size)
-            if answer is not None:
-                self._leave(sequence)
-                self._short = False
-                yield sequence.index, answer
-
-    def _evaluate(self) -> list[tuple[_Sequence, NDArray[np.int32]]]:
+    def _evaluate(self, events: list[Event]) -> list[tuple[Growing, int]]:
+        """Who got how many tokens. Who failed alone is dropped, with an event."""
         from flashmoe import _core
 
-        while True:
-            if self._cancelled:
-                raise CancelledError("cancelled")
-            parts = self._compose()
+        while parts := self._compose():
             try:
                 _core.eval_together(
-                    [sequence.session for sequence, _ in parts],
+                    [growing.session for growing, _ in parts],
                     [tokens for _, tokens in parts],
-                    [sequence.wanted(tokens.size) for sequence, tokens in parts],
+                    [growing.wanted(tokens.size) for growing, tokens in parts],
                 )
-                return parts
+                return [(growing, tokens.size) for growing, tokens in parts]
             except BudgetError as error:
                 if len(self._running) == 1:
-                    _name(error, self._running[0].index)
-                    raise
-                self._put_back()
+                    self._fail(self._running[0], error, events)
+                else:
+                    self._put_back()
             except FlashMoEError as error:
-                if error.sequence is not None and not isinstance(error, CancelledError):
-                    _name(error, parts[error.sequence][0].index)
-                raise
+                if error.sequence is None:
+                    raise
+                self._fail(parts[error.sequence][0], error, events)
+        return []
+
+    def _fail(self, growing: Growing, error: FlashMoEError, events: list[Event]) -> None:
+        error.sequence = None
+        self._leave(growing)
+        self._short = False
+        events.append(Event(growing, error=error))
 
     def _put_back(self) -> None:
         """The youngest waits until another has ended."""
@@ -249,13 +347,58 @@ class Batch:
         self._waiting.appendleft(youngest)
         self._short = True
 
-    def _compose(self) -> list[tuple[_Sequence, NDArray[np.int32]]]:
-        """The rows of the next step: first prompts, so that soon as many as possible decode."""
-        parts = []
-        room = self._rows
-        for sequence in sorted(self._running, key=lambda s: s.position >= s.ids.size):
-            tokens = sequence.next_tokens(room)
+    def _compose(self) -> list[tuple[Growing, NDArray[np.int32]]]:
+        """The rows of the next step: a prompt's, beside one of every answer that grows."""
+        decoding = sum(growing.decoding for growing in self._running)
+        room = self._rows - decoding
+        if room < STEP_END:  # too few for a prompt: then it goes first
+            room = self._rows
+        parts, left = [], self._rows
+        for growing in sorted(self._running, key=lambda g: g.decoding):
+            tokens = growing.next_tokens(left if growing.decoding else room)
             room -= tokens.size
+            left -= tokens.size
             if tokens.size:
-                parts.append((sequence, tokens))
+                parts.append((growing, tokens))
         return parts
+
+
+class Batch:
+    """Prompts that are answered together, the first failure ending all."""
+
+    def __init__(self, model: Model, requests: Sequence[Request], size: int | None) -> None:
+        """Prepare; evaluates nothing.
+
+        Args:
+            model: Runs all of them.
+            requests: Prompts and what is asked for with them.
+            size: Most sequences at a time; ``None``: see :meth:`Generator.generate_batch`.
+        """
+        self._scheduler = Scheduler(model, size)
+        self._index = {self._scheduler.add(request): i for i, request in enumerate(requests)}
+
+    def run(self) -> PyGenerator[tuple[int, Generation], None, None]:
+        """Evaluate everything.
+
+        Yields:
+            The index of a prompt and its answer, in the order in which answers end.
+        """
+        scheduler = self._scheduler
+        try:
+            while scheduler.waiting or scheduler.running:
+                for event in scheduler.step():
+                    index = self._index[event.growing]
+                    if isinstance(event.error, CancelledError):
+                        raise event.error
+                    if event.error is not None:
+                        _name(event.error, index)
+                        raise event.error
+                    if event.last:
+                        yield index, event.growing.generation()
+        finally:
+            scheduler.close()
+
+    def cancel(self) -> None:
+        """Stop it; called by another thread."""
+        for growing in self._index:
+            self._scheduler.cancel(growing)
