@@ -222,15 +222,21 @@ class Scheduler:
         """Sequences that take part in steps."""
         return len(self._running)
 
-    def add(self, request: Request) -> Growing:
-        """Let a sequence wait for its turn.
+    def prepare(self, request: Request) -> Growing:
+        """A sequence that :meth:`add` takes. For any thread.
 
         Args:
             request: The prompt and what is asked for with it.
         """
-        growing = Growing(self._model, Meter(self._info, request.ids.size), request)
+        return Growing(self._model, Meter(self._info, request.ids.size), request)
+
+    def add(self, growing: Growing) -> None:
+        """Let a sequence wait for its turn.
+
+        Args:
+            growing: A new one.
+        """
         self._waiting.append(growing)
-        return growing
 
     def cancel(self, growing: Growing) -> None:
         """Ask for its end; the present step stops within a layer. For any thread.
@@ -243,13 +249,18 @@ class Scheduler:
             if growing in self._running:
                 growing.session.cancel()
 
-    def close(self) -> list[Growing]:
-        """Give all sessions back; what had not ended is returned."""
-        left = [*self._running, *self._waiting]
-        for growing in list(self._running):
+    def abandon(self) -> list[Growing]:
+        """Let go of all that run, as after a step that failed for all; who they were."""
+        left = list(self._running)
+        for growing in left:
             self._leave(growing)
-        self._waiting.clear()
+        self._short = False
         return left
+
+    def close(self) -> None:
+        """Give all sessions back."""
+        self.abandon()
+        self._waiting.clear()
 
     def step(self) -> list[Event]:
         """Append the next rows of all that run.
@@ -375,7 +386,9 @@ class Batch:
             size: Most sequences at a time; ``None``: see :meth:`Generator.generate_batch`.
         """
         self._scheduler = Scheduler(model, size)
-        self._index = {self._scheduler.add(request): i for i, request in enumerate(requests)}
+        self._index = {self._scheduler.prepare(r): i for i, r in enumerate(requests)}
+        for growing in self._index:
+            self._scheduler.add(growing)
 
     def run(self) -> PyGenerator[tuple[int, Generation], None, None]:
         """Evaluate everything.

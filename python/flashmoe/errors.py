@@ -107,6 +107,10 @@ class LockedError(ConversionError):
     """Another process is writing to the same directory."""
 
 
+class QueueFullError(FlashMoEError):
+    """As many requests as may wait are waiting already; try again later."""
+
+
 class ClosedError(FlashMoEError, RuntimeError):
     """The model or generator was closed."""
 
