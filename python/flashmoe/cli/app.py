@@ -10,6 +10,7 @@ VERBS = {
     "demo": "Talk to the small model inside the package. Start here.",
     "generate": "Answer one prompt.",
     "chat": "A conversation in the terminal.",
+    "serve": "A server for clients of OpenAI's and Anthropic's interfaces.",
     "info": "A model's shapes, and what it needs of memory and disk.",
     "convert": "Pack a checkpoint for fast reading; quantise it if asked.",
     "verify": "Check every checksum of a model.",
