@@ -32,11 +32,14 @@ if TYPE_CHECKING:
         ReadError,
         TemplateError,
         TokenizerError,
+        ToolLoopError,
         UnsupportedModelError,
     )
     from flashmoe.generator import Generator
     from flashmoe.model import Model
+    from flashmoe.reply import ToolCall
     from flashmoe.sampler import Sampler
+    from flashmoe.tool_loop import run_tools
     from flashmoe.verification import verify
 
     __version__: str
@@ -67,10 +70,13 @@ __all__ = [
     "Stats",
     "TemplateError",
     "TokenizerError",
+    "ToolCall",
+    "ToolLoopError",
     "UnsupportedModelError",
     "__version__",
     "convert",
     "demo_model_path",
+    "run_tools",
     "selftest",
     "verify",
 ]
@@ -82,7 +88,9 @@ _PLACES = {
     "Model": "model",
     "Sampler": "sampler",
     "Stats": "answer",
+    "ToolCall": "reply",
     "convert": "conversion",
+    "run_tools": "tool_loop",
     "selftest": "selftesting",
     "demo_model_path": "demo",
     "verify": "verification",

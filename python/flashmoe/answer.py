@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flashmoe import _core
+    from flashmoe.reply import Delta, ToolCall
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class Chunk:
         token_id: The token.
         logprob: Natural logarithm of its probability under the model, before any penalty,
             temperature or cut.
-        finish_reason: ``None``, or on the last chunk ``"stop"`` (end token or stop string) or
-            ``"length"``.
+        finish_reason: ``None``, or on the last chunk ``"stop"`` (end token or stop string),
+            ``"length"``, or in a chat ``"tool_calls"``.
         top_logprobs: The likeliest tokens in its place, ids and log probabilities, as many as were
             asked for.
+        deltas: In a chat, what it adds to reasoning, content and tool calls.
     """
 
     text: str
@@ -40,6 +42,7 @@ class Chunk:
     logprob: float
     finish_reason: str | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    deltas: tuple[Delta, ...] = ()
 
 
 @dataclass
@@ -81,11 +84,14 @@ class Generation:
     """A finished answer.
 
     Attributes:
-        text: The answer, without end token or stop string.
+        text: The answer as it was written, without end token or stop string.
         token_ids: Its tokens, the end token included.
         logprobs: The tokens' log probabilities.
-        finish_reason: ``"stop"`` or ``"length"``.
+        finish_reason: ``"stop"``, ``"length"``, or in a chat ``"tool_calls"``.
         stats: What it cost.
+        content: Of a chat, what the answer says; else the text.
+        reasoning: Of a chat, what the model thought before.
+        tool_calls: Of a chat, what the model wants to be called.
     """
 
     text: str
@@ -93,24 +99,49 @@ class Generation:
     logprobs: list[float]
     finish_reason: str
     stats: Stats = field(repr=False)
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message, to go on with the conversation."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [call.as_message() for call in self.tool_calls]
+        return message
+
     @classmethod
-    def of(cls, chunks: Sequence[Chunk], stats: Stats) -> Generation:
+    def of(cls, chunks: Sequence[Chunk], stats: Stats, *, parts: bool = False) -> Generation:
         """Put an answer together.
 
         Args:
             chunks: All chunks of it.
             stats: What it cost.
+            parts: They have deltas.
         """
+        from flashmoe.reply import tool_calls_of
+
+        text = "".join(chunk.text for chunk in chunks)
+        deltas = [delta for chunk in chunks for delta in chunk.deltas]
+        said = {
+            kind: "".join(delta.text for delta in deltas if delta.kind == kind)
+            for kind in ("content", "reasoning")
+        }
         return cls(
-            "".join(chunk.text for chunk in chunks),
+            text,
             [chunk.token_id for chunk in chunks],
             [chunk.logprob for chunk in chunks],
             chunks[-1].finish_reason or "length",
             stats,
+            said["content"] if parts else text,
+            said["reasoning"],
+            tool_calls_of(deltas),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import isfunction, ismethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ class ChatTemplate:
             **self.special_tokens,
             **plain_value(kwargs),
             "messages": _prepare_messages(messages),
-            "tools": None if tools is None else [_tool_schema(tool) for tool in tools],
+            "tools": None if tools is None else tool_schemas(tools),
             "documents": _prepare_documents(documents),
             "add_generation_prompt": add_generation_prompt,
         }
@@ -215,6 +215,18 @@ def _prepare_documents(documents: Sequence[Mapping[str, Any]] | None) -> Any:
         if not isinstance(document, Mapping):
             raise TemplateError("a document must be a dictionary, usually with title and text")
     return plain_value(documents)
+
+
+def tool_schemas(tools: Iterable[Tool]) -> list[Any]:
+    """Tools as JSON schemas in OpenAI's form.
+
+    Args:
+        tools: Schemas, or Python functions with type hints and a docstring.
+
+    Raises:
+        TemplateError: One is neither, or a function cannot be described.
+    """
+    return [_tool_schema(tool) for tool in tools]
 
 
 def _tool_schema(tool: Tool) -> Any:

@@ -7,6 +7,8 @@ too, so existing ``except`` clauses keep working.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FlashMoEError(Exception):
     """Base of everything flashmoe raises on purpose.
@@ -109,6 +111,18 @@ class LockedError(ConversionError):
 
 class QueueFullError(FlashMoEError):
     """As many requests as may wait are waiting already; try again later."""
+
+
+class ToolLoopError(FlashMoEError):
+    """A model calls functions and does not come to an answer.
+
+    Attributes:
+        messages: The conversation so far.
+    """
+
+    def __init__(self, message: str, messages: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(message)
+        self.messages = messages or []
 
 
 class ClosedError(FlashMoEError, RuntimeError):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flashmoe.answer import Answer, Chunk, Generation, Meter, Stats
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flashmoe import _core
+    from flashmoe.reply import ReplyParser
 
 Prompt = str | Sequence[int]
 T = TypeVar("T")
@@ -83,11 +85,7 @@ class Generator:
             ContextLengthError: The prompt leaves no room for an answer.
             ExpertReadError: An expert could not be read. The generator stays usable.
         """
-        ids = self._encode(prompt)
-        if max_tokens < 1:
-            raise ArgumentError(f"max_tokens must be at least 1, not {max_tokens}")
-        matcher = StopMatcher(stop)
-        return self._begin(self._run(ids, max_tokens, matcher, progress))
+        return self._begin(self._start(prompt, max_tokens, stop, progress))
 
     def generate(
         self,
@@ -185,10 +183,22 @@ class Generator:
             stop: Texts that end the answer.
             progress: Called while the prompt is evaluated.
             **template_options: Further variables of the template.
+
+        Yields:
+            A chunk for each token, whose ``deltas`` tell reasoning, content and calls apart.
         """
+        from flashmoe.chat import tool_schemas
+        from flashmoe.reply import ReplyParser, starts_in_reasoning, tool_style
+
         prompt = self.render(messages, tools, enable_thinking=enable_thinking, **template_options)
         ids = self.model.tokenizer.encode(prompt)
-        return self.stream(ids, max_tokens=max_tokens, stop=stop, progress=progress)
+        template = self.model.tokenizer.chat_template
+        parser = ReplyParser(
+            style=tool_style("\n".join(template.sources.values())) if tools and template else None,
+            in_reasoning=starts_in_reasoning(prompt),
+            tools=tool_schemas(tools or ()),
+        )
+        return self._begin(_parsed(self._start(ids, max_tokens, stop, progress), parser))
 
     def chat(
         self,
@@ -215,20 +225,23 @@ class Generator:
             **template_options: Further variables of the template, such as
                 ``reasoning_effort``.
 
+        Returns:
+            The answer. ``content`` is what it says, ``reasoning`` what the model thought before,
+            ``tool_calls`` what it wants to be called; ``text`` is all of it as it was written.
+
         Raises:
             TemplateError: The checkpoint has no chat template, or it refuses the conversation.
         """
-        return self._collect(
-            self.stream_chat(
-                messages,
-                tools,
-                enable_thinking=enable_thinking,
-                max_tokens=max_tokens,
-                stop=stop,
-                progress=progress,
-                **template_options,
-            )
+        chunks = self.stream_chat(
+            messages,
+            tools,
+            enable_thinking=enable_thinking,
+            max_tokens=max_tokens,
+            stop=stop,
+            progress=progress,
+            **template_options,
         )
+        return self._collect(chunks, parts=True)
 
     def render(
         self,
@@ -321,9 +334,22 @@ class Generator:
         with self._turn:
             yield from items
 
-    def _collect(self, chunks: Iterator[Chunk]) -> Generation:
+    def _collect(self, chunks: Iterator[Chunk], *, parts: bool = False) -> Generation:
         whole = list(chunks)
-        return Generation.of(whole, self.stats)
+        return Generation.of(whole, self.stats, parts=parts)
+
+    def _start(
+        self,
+        prompt: Prompt,
+        max_tokens: int,
+        stop: str | Sequence[str],
+        progress: Callable[[int, int], object] | None,
+    ) -> Iterator[Chunk]:
+        """Check what is asked for."""
+        ids = self._encode(prompt)
+        if max_tokens < 1:
+            raise ArgumentError(f"max_tokens must be at least 1, not {max_tokens}")
+        return self._run(ids, max_tokens, StopMatcher(stop), progress)
 
     def _fresh_session(self) -> _core.Session:
         if self._closed:
@@ -385,6 +411,18 @@ class Generator:
                     yield index, answer
         finally:
             self._batch = None
+
+
+def _parsed(chunks: Iterator[Chunk], parser: ReplyParser) -> Iterator[Chunk]:
+    """Chunks with their deltas."""
+    for chunk in chunks:
+        deltas = parser.push(chunk.text)
+        reason = chunk.finish_reason
+        if reason is not None:
+            deltas += parser.finish()
+            if reason == "stop" and parser.tool_calls:
+                reason = "tool_calls"
+        yield replace(chunk, deltas=tuple(deltas), finish_reason=reason)
 
 
 class _Stream(Generic[T]):

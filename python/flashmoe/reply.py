@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flashmoe.tool_calls import parse_call, tool_style
 
-__all__ = ["Delta", "ReplyParser", "ToolCall", "starts_in_reasoning", "tool_style"]
+__all__ = ["Delta", "ReplyParser", "ToolCall", "starts_in_reasoning", "tool_calls_of", "tool_style"]
 
 _THINK, _THOUGHT, _CALL, _CALLED = "<think>", "</think>", "<tool_call>", "</tool_call>"
 _FUNCTION = "<function="
@@ -58,6 +58,23 @@ class Delta:
     text: str
     index: int = 0
     id: str = ""
+
+
+def tool_calls_of(deltas: Sequence[Delta]) -> list[ToolCall]:
+    """The calls that deltas tell.
+
+    Args:
+        deltas: All of an answer, in order.
+    """
+    names = [delta for delta in deltas if delta.kind == "tool_name"]
+    arguments = [""] * len(names)
+    for delta in deltas:
+        if delta.kind == "tool_arguments":
+            arguments[delta.index] += delta.text
+    return [
+        ToolCall(name.id, name.text, json.loads(text))
+        for name, text in zip(names, arguments, strict=True)
+    ]
 
 
 def starts_in_reasoning(prompt: str) -> bool:
