@@ -84,6 +84,9 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    /* Caches are blocks of 64 positions: of each kv head the values, [64][head_dim], or the keys, which are turned:
+     * [head_dim / key_run][64][key_run]. */
+    int32_t key_run;
 
     /* life */
     fm_status (*open)(const fm_device_options *options, fm_backend **out, fm_error *err);

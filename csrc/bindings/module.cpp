@@ -36,6 +36,19 @@ using Lines = nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+using Snapshot = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
+
+// The bytes of a Python object, as long as this lives.
+struct View {
+    Py_buffer c;
+    explicit View(nb::handle object)
+    {
+        if (PyObject_GetBuffer(object.ptr(), &c, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    }
+    ~View() { PyBuffer_Release(&c); }
+    View(const View &) = delete;
+};
+
 const char *status_name(fm_status status)
 {
     switch (status) {
@@ -182,6 +195,14 @@ class Model
         return d;
     }
 
+    uint64_t fingerprint()
+    {
+        uint64_t out = 0;
+        auto model = handle();
+        run([&](fm_error *err) { return fm_model_fingerprint(model->c, &out, err); });
+        return out;
+    }
+
     void record(bool on) { fm_model_record(handle()->c, on); }
 
     // How many lines there are; `out` must have their width.
@@ -268,6 +289,25 @@ class Session
 
     void cancel() { fm_session_cancel(open()); }
 
+    Snapshot save()
+    {
+        std::unique_ptr<uint8_t[]> bytes;
+        size_t size = 0;
+        run_open([&](fm_error *err) {
+            size = fm_session_snapshot_bytes(c_);
+            bytes.reset(new uint8_t[size]); // all of it is written
+            return fm_session_save(c_, bytes.get(), size, err);
+        });
+        uint8_t *raw = bytes.release();
+        return {raw, {size}, nb::capsule(raw, [](void *p) noexcept { delete[] static_cast<uint8_t *>(p); })};
+    }
+
+    void load(nb::object snapshot)
+    {
+        View view(snapshot);
+        run_open([&](fm_error *err) { return fm_session_load(c_, view.c.buf, static_cast<uint64_t>(view.c.len), err); });
+    }
+
     nb::dict stats()
     {
         fm_session_stats s;
@@ -286,6 +326,18 @@ class Session
     }
 
   private:
+    // As run(), with this session's turn, if it is open then.
+    template <typename F> void run_open(F &&call)
+    {
+        bool closed = false;
+        run([&](fm_error *err) {
+            std::lock_guard<std::mutex> turn(turn_);
+            closed = !c_;
+            return closed ? FM_OK : call(err);
+        });
+        if (closed) raise("CLOSED", "the session is closed");
+    }
+
     fm_session *open()
     {
         if (!c_) raise("CLOSED", "the session is closed");
@@ -375,15 +427,9 @@ void affine_encode(Floats x, int32_t bits, int32_t group, const std::string &sca
 
 uint64_t xxh3_64(nb::object buffer)
 {
-    Py_buffer view;
-    if (PyObject_GetBuffer(buffer.ptr(), &view, PyBUF_SIMPLE) != 0) throw nb::python_error();
-    uint64_t hash;
-    {
-        nb::gil_scoped_release nogil;
-        hash = fm_xxh3(view.buf, static_cast<size_t>(view.len));
-    }
-    PyBuffer_Release(&view);
-    return hash;
+    View view(buffer);
+    nb::gil_scoped_release nogil;
+    return fm_xxh3(view.c.buf, static_cast<size_t>(view.c.len));
 }
 
 // Experts a second, in bytes, and whether they came around the page cache.
@@ -460,6 +506,7 @@ NB_MODULE(_core, m)
              "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "overlap"_a = true, "guess"_a = true,
              "cache"_a = "")
         .def("info", &Model::info)
+        .def("fingerprint", &Model::fingerprint)
         .def("record", &Model::record, "on"_a)
         .def("recorded", &Model::recorded, "out"_a.noconvert())
         .def("expert_uses", &Model::expert_uses, "out"_a.noconvert())
@@ -472,6 +519,8 @@ NB_MODULE(_core, m)
         .def("eval", &Session::eval, "tokens"_a.noconvert(), "logits"_a.noconvert())
         .def("reset", &Session::reset)
         .def("cancel", &Session::cancel)
+        .def("save", &Session::save)
+        .def("load", &Session::load, "snapshot"_a)
         .def("close", &Session::close)
         .def("stats", &Session::stats)
         .def_prop_ro("position", &Session::position);

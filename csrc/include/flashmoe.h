@@ -137,6 +137,13 @@ fm_status fm_model_close(fm_model *model);
 void fm_model_describe(fm_model *model, fm_model_info *out);
 
 /*
+ * A number that another model, another quantisation of it or another experts_per_token does not have: a hash of shapes,
+ * formats and experts' checksums, and of samples of the weights. Reads a few bytes of each layer's first expert where
+ * there are no checksums; FM_IO if that fails.
+ */
+fm_status fm_model_fingerprint(fm_model *model, uint64_t *out, fm_error *err);
+
+/*
  * Record which experts the routers pick; on = 0 stops. What was recorded is forgotten. A line is: number of
  * the eval, row in it, layer, then the row's experts, ascending, padded with -1 to the most that any layer takes.
  */
@@ -267,6 +274,26 @@ void fm_session_reset(fm_session *session);
 void fm_session_cancel(fm_session *session);
 
 void fm_session_describe(const fm_session *session, fm_session_stats *out);
+
+/*
+ * A snapshot is all that a session remembers: KV caches as far as its position, and recurrent state. The same
+ * session gives the same bytes; all of them are covered by checksums.
+ */
+uint64_t fm_session_snapshot_bytes(const fm_session *session);
+
+/* Write the snapshot into `out`, which has `bytes`: fm_session_snapshot_bytes. FM_ARGUMENT if that is not its size. */
+fm_status fm_session_save(fm_session *session, void *out, uint64_t bytes, fm_error *err);
+
+/*
+ * Go on where a session was saved, by the same model on the same kind of device, whatever this one had before: its
+ * evals then give the bits that those of the saved session would have given.
+ *
+ * All or nothing: after any failure the session is where it was.
+ * FM_FORMAT     not a snapshot, or one of another model, device or kv kind; says which
+ * FM_INTEGRITY  a snapshot that was cut or changed
+ * FM_BUDGET     its KV caches would not fit the memory budget
+ */
+fm_status fm_session_load(fm_session *session, const void *snapshot, uint64_t bytes, fm_error *err);
 
 /* ---- sampling ---------------------------------------------------------- */
 

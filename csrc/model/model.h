@@ -31,6 +31,7 @@ struct fm_model {
     size_t kv_row_bytes;                    /* one token, all layers */
     uint64_t session_bytes;                 /* held by open sessions */
     uint64_t expert_file_bytes;
+    uint64_t fingerprint; /* 0: not asked for yet */
     fm_trace trace;
     fm_layer_ns *layer_ns; /* [layers] */
     int32_t sessions;
@@ -45,5 +46,8 @@ void fm_model_relieve(fm_model *model);
 /* Account for `bytes` more (or fewer) held by sessions; expert slots give way. FM_BUDGET when they
  * cannot. The caller has the turn. */
 fm_status fm_model_charge(fm_model *model, int64_t bytes, fm_error *err);
+
+/* fm_model_fingerprint for who has the turn. */
+fm_status fm_model_identify(fm_model *model, uint64_t *out, fm_error *err);
 
 #endif

@@ -174,6 +174,7 @@ static fm_status cpu_wait(fm_backend *b, uint64_t ticket, fm_error *err)
 
 const fm_backend_ops fm_cpu_ops = {
     .name = "cpu",
+    .key_run = 1,
     .open = cpu_open,
     .close = cpu_close,
     .variant = cpu_variant,

@@ -251,6 +251,7 @@ static const char *metal_variant(const fm_backend *b)
 
 const fm_backend_ops fm_metal_ops = {
     .name = "metal",
+    .key_run = 2,
     .open = metal_open,
     .close = metal_close,
     .variant = metal_variant,
