@@ -227,7 +227,8 @@ class Model
     {
         fm_model_info i;
         fm_model_describe(handle()->c, &i);
-        if (out.shape(0) != static_cast<size_t>(i.layers) || out.shape(1) != 4) throw nb::value_error("the times need a row a layer");
+        if (out.shape(0) != static_cast<size_t>(i.layers) || out.shape(1) != 4)
+            throw nb::value_error("the times need a row a layer");
         fm_model_layer_ns(handle()->c, out.data());
     }
 

@@ -51,7 +51,8 @@ static fm_status add_experts(uint64_t *sum, const fm_model *m, fm_error *err)
         }
         const fm_expert_part *p = l->part;
         size_t bytes = p->bytes < sizeof sample ? p->bytes : sizeof sample;
-        FM_TRY(fm_read_all(&m->files[p->each ? p->each[0].file : p->file], sample, bytes, p->each ? p->each[0].at : p->base, err));
+        FM_TRY(
+            fm_read_all(&m->files[p->each ? p->each[0].file : p->file], sample, bytes, p->each ? p->each[0].at : p->base, err));
         add(sum, sample, bytes);
     }
     return FM_OK;

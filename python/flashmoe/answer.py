@@ -51,9 +51,10 @@ class Stats:
 
     Attributes:
         prompt_tokens: Tokens of the prompt.
+        cached_tokens: Of those, restored from what was kept of an earlier call.
         completion_tokens: Tokens of the answer.
         time_to_first_token: From the call to the first token.
-        prefill_tokens_per_second: Prompt tokens over the time to evaluate them.
+        prefill_tokens_per_second: Prompt tokens that were evaluated over the time that took.
         decode_tokens_per_second: Tokens after the first over the time to make them; 0 if there
             were none.
         expert_bytes_read: Expert bytes that came from files.
@@ -66,6 +67,7 @@ class Stats:
     """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     time_to_first_token: float = 0.0
     prefill_tokens_per_second: float = 0.0
@@ -278,7 +280,8 @@ class Meter:
     def prefilled(self) -> None:
         """The whole prompt was evaluated."""
         elapsed = time.perf_counter() - self._start
-        self.stats.prefill_tokens_per_second = self.stats.prompt_tokens / max(elapsed, 1e-9)
+        evaluated = self.stats.prompt_tokens - self.stats.cached_tokens
+        self.stats.prefill_tokens_per_second = evaluated / max(elapsed, 1e-9)
 
     def token(self) -> None:
         """One token was made."""

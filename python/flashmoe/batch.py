@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from flashmoe.answer import Answer, Chunk, Generation, Meter
 from flashmoe.errors import BudgetError, CancelledError, FlashMoEError
 from flashmoe.model import STEP_END, Model
+from flashmoe.prefix_points import PrefixPoints
 from flashmoe.sampler import Sampler, TokenChooser
 from flashmoe.stop import StopMatcher
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flashmoe import _core
+    from flashmoe.prefix_cache import PrefixCache
 
 _KV_STEP = 256
 """Tokens by which a KV cache may be longer than it must."""
@@ -55,6 +57,8 @@ class Request:
         matcher: Finds the texts that end it; not used before.
         max_tokens: Longest answer.
         top_logprobs: Likeliest tokens to tell with each token of the answer.
+        prefixes: Where the prompt's beginning may be found, and where the sequence is kept.
+        stable: Tokens of the prompt with which later ones will begin; ``None``: all.
     """
 
     ids: NDArray[np.int32]
@@ -62,6 +66,8 @@ class Request:
     matcher: StopMatcher
     max_tokens: int
     top_logprobs: int = 0
+    prefixes: PrefixCache | None = None
+    stable: int | None = None
 
 
 class Growing:
@@ -95,6 +101,7 @@ class Growing:
         self.most_tokens = min(self.ids.size + request.max_tokens, model.context_length)
         self.meter = meter
         self.cancelled = False
+        self._points = PrefixPoints(request.prefixes, request.ids, request.stable)
         self._answer = Answer(
             model,
             self.ids,
@@ -124,7 +131,8 @@ class Growing:
         """
         import numpy as np
 
-        self.session, self.position = session, 0
+        self.session, self.position = session, self._points.begin(session)
+        self.meter.stats.cached_tokens = self.position
         self.logits = np.empty((1, vocab_size), np.float32)
         self.meter.attach(session)
 
@@ -138,8 +146,9 @@ class Growing:
 
         ids, first = self.ids, self.position
         if not self.decoding:
-            fits = ids.size - first <= room
-            return ids[first:] if fits else ids[first : (first + room) // STEP_END * STEP_END]
+            end = self._points.next(first)
+            fits = end - first <= room
+            return ids[first:end] if fits else ids[first : (first + room) // STEP_END * STEP_END]
         said = self.chunks[first - ids.size].token_id
         return np.array([said] if room else [], np.int32)
 
@@ -150,11 +159,14 @@ class Growing:
     def appended(self, n: int) -> Chunk | None:
         """Move on by ``n`` evaluated tokens; the next token of the answer if it is time for it."""
         self.position += n
+        self._points.evaluated(self.session)
         if self.position < self.known:
             return None
         if not self.chunks:
             self.meter.prefilled()
         self.chunks.append(self._answer.take(self.logits[0]))
+        if self.chunks[-1].finish_reason is not None:
+            self._points.ended(self.session, [chunk.token_id for chunk in self.chunks[:-1]])
         return self.chunks[-1]
 
     def generation(self) -> Generation:

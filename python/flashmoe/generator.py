@@ -21,14 +21,18 @@ from flashmoe.errors import (
     TemplateError,
 )
 from flashmoe.model import Model
+from flashmoe.prefix_points import PrefixPoints, stable_tokens
 from flashmoe.sampler import Sampler, TokenChooser
 from flashmoe.stop import StopMatcher
 
 if TYPE_CHECKING:
+    import os
+
     import numpy as np
     from numpy.typing import NDArray
 
     from flashmoe import _core
+    from flashmoe.prefix_cache import PrefixCache
     from flashmoe.reply import ReplyParser
 
 Prompt = str | Sequence[int]
@@ -43,18 +47,30 @@ class Generator:
     new call ends a stream that was left before its end.
     """
 
-    def __init__(self, model: Model, sampler: Sampler | TokenChooser | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sampler: Sampler | TokenChooser | None = None,
+        *,
+        prefix_cache: PrefixCache | None = None,
+    ) -> None:
         """Prepare to generate.
 
         Args:
             model: Shared by any number of generators.
             sampler: A :class:`Sampler`, or anything that maps logits, float32
                 ``[vocab_size]``, to a token id. ``None`` takes the checkpoint's own settings.
+            prefix_cache: Lets a prompt that begins like an earlier one go on where that ended;
+                see :class:`PrefixCache` for what that does to rounding.
         """
         self.model = model
+        self.prefix_cache = prefix_cache
         self.sampler = Sampler() if sampler is None else sampler
         self._turn = threading.Lock()
         self._session: _core.Session | None = None
+        self._prompt: NDArray[np.int32] | None = None  # with _said: the tokens of the session
+        self._said: list[int] = []
+        self._loaded = False  # what the session has goes on with a prompt that extends it
         self._latest: _Stream[Any] | None = None
         self._batch: Batch | None = None
         self._closed = False
@@ -158,7 +174,15 @@ class Generator:
         for index, prompt in enumerate(prompts):
             with naming(index):
                 ids = self._encode(prompt)
-            requests.append(Request(ids, samplers[index], StopMatcher(stop), max_tokens))
+            requests.append(
+                Request(
+                    ids,
+                    samplers[index],
+                    StopMatcher(stop),
+                    max_tokens,
+                    prefixes=self.prefix_cache,
+                )
+            )
         answers = dict(self._begin(self._run_batch(requests, batch_size, on_answer)))
         return [answers[index] for index in range(len(prompts))]
 
@@ -192,13 +216,18 @@ class Generator:
 
         prompt = self.render(messages, tools, enable_thinking=enable_thinking, **template_options)
         ids = self.model.tokenizer.encode(prompt)
+        stable = None
+        if self.prefix_cache is not None:
+            options = {**template_options, "add_generation_prompt": False}
+            turns = self.render(messages, tools, enable_thinking=enable_thinking, **options)
+            stable = stable_tokens(self.model.tokenizer, turns, ids)
         template = self.model.tokenizer.chat_template
         parser = ReplyParser(
             style=tool_style("\n".join(template.sources.values())) if tools and template else None,
             in_reasoning=starts_in_reasoning(prompt),
             tools=tool_schemas(tools or ()),
         )
-        return self._begin(_parsed(self._start(ids, max_tokens, stop, progress), parser))
+        return self._begin(_parsed(self._start(ids, max_tokens, stop, progress, stable), parser))
 
     def chat(
         self,
@@ -294,7 +323,68 @@ class Generator:
             batch.cancel()
         self._forget_session()
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep the sequence of the last call in a file, so that it can go on another time.
+
+        Ends a stream that was left before its end. The file holds the conversation; only its owner
+        can read it.
+
+        Args:
+            path: Replaced if it is there; never half written.
+
+        Raises:
+            ArgumentError: There is no sequence yet, or the last call was a batch.
+            OSError: The file cannot be written.
+        """
+        from pathlib import Path
+
+        import numpy as np
+
+        from flashmoe.prefix_cache import model_key
+        from flashmoe.prefix_files import write
+
+        if self._latest is not None:
+            self._latest.replace()
+        with self._turn:
+            if self._session is None or self._prompt is None or not self._session.position:
+                raise ArgumentError("there is no sequence to save; call generate() or chat() first")
+            ids = np.concatenate([self._prompt, np.array(self._said, np.int32)])
+            ids = ids[: self._session.position]
+            write(Path(path), model_key(self.model), ids, self._session.save())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on with a saved sequence: a later prompt that begins with it continues there.
+
+        From then on a call goes on with the sequence of the call before wherever its prompt begins
+        with that; any other prompt begins anew.
+
+        Args:
+            path: What :meth:`save` wrote with the same model.
+
+        Raises:
+            ModelFormatError: Not a saved sequence, or of another model, device or ``kv_dtype``.
+            IntegrityError: The file was cut or changed.
+            BudgetError: There is no memory for a sequence so long.
+        """
+        from pathlib import Path
+
+        from flashmoe.prefix_cache import model_key
+        from flashmoe.prefix_files import read
+
+        if self._latest is not None:
+            self._latest.replace()
+        with self._turn:
+            found = read(Path(path), model_key(self.model))
+            assert found is not None
+            if self._closed:
+                raise ClosedError("the generator is closed")
+            session = self._session or self.model.new_session()
+            self._session = session
+            session.load(found[1])
+            self._prompt, self._said, self._loaded = found[0], [], True
+
     def _forget_session(self) -> None:
+        self._prompt, self._said, self._loaded = None, [], False
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -344,21 +434,34 @@ class Generator:
         max_tokens: int,
         stop: str | Sequence[str],
         progress: Callable[[int, int], object] | None,
+        stable: int | None = None,
     ) -> Iterator[Chunk]:
         """Check what is asked for."""
         ids = self._encode(prompt)
         if max_tokens < 1:
             raise ArgumentError(f"max_tokens must be at least 1, not {max_tokens}")
-        return self._run(ids, max_tokens, StopMatcher(stop), progress)
+        return self._run(ids, max_tokens, StopMatcher(stop), progress, stable)
 
-    def _fresh_session(self) -> _core.Session:
+    def _session_for(self, ids: NDArray[np.int32]) -> _core.Session:
+        """An empty one, or one that has the beginning of a prompt."""
         if self._closed:
             raise ClosedError("the generator is closed")
         if self._session is None:
             self._session = self.model.new_session()
-        else:
+        elif not (self._loaded and self._has_beginning_of(ids)):
             self._session.reset()
+            self._loaded = False
+        self._prompt, self._said = ids, []
         return self._session
+
+    def _has_beginning_of(self, ids: NDArray[np.int32]) -> bool:
+        import numpy as np
+
+        if self._session is None or self._prompt is None:
+            return False
+        position = self._session.position
+        kept = np.concatenate([self._prompt, np.array(self._said, np.int32)])[:position]
+        return 0 < position < ids.size and np.array_equal(kept, ids[:position])
 
     def _run(
         self,
@@ -366,19 +469,27 @@ class Generator:
         max_tokens: int,
         matcher: StopMatcher,
         progress: Callable[[int, int], object] | None,
+        stable: int | None,
     ) -> Iterator[Chunk]:
         """One answer from its first prompt token to its last token."""
         import numpy as np
 
-        session = self._fresh_session()
+        session = self._session_for(ids)
         meter = Meter(self.model.info(), ids.size)
         meter.attach(session)
         self.stats = meter.stats
+        position, cache = session.position, self.prefix_cache
+        if position and cache is not None and cache.exact:
+            cache = None  # nobody knows in which steps this sequence began
+        points = PrefixPoints(cache, ids, stable)
+        position = position or points.begin(session)
+        meter.stats.cached_tokens = position
         answer = Answer(self.model, ids, self.sampler, matcher, max_tokens, meter)
         logits = np.empty((1, self.model.vocab_size), np.float32)
 
-        for first, last in self.model.prefill_steps(0, ids.size):
+        for first, last in points.steps(self.model, position):
             session.eval(ids[first:last], logits[: last == ids.size])
+            points.evaluated(session)
             if progress is not None:
                 progress(last, ids.size)
         meter.prefilled()
@@ -388,9 +499,11 @@ class Generator:
             chunk = answer.take(logits[0])
             yield chunk
             if chunk.finish_reason:
+                points.ended(session, self._said)
                 return
             step[0] = chunk.token_id
             session.eval(step, logits)
+            self._said.append(chunk.token_id)
 
     def _run_batch(
         self,

@@ -278,6 +278,10 @@ class Model:
         names = ("mixer", "router", "read", "experts")
         return {name: times[:, i] / 1e9 for i, name in enumerate(names)}
 
+    def fingerprint(self) -> int:
+        """A number that other weights, formats or ``experts_per_token`` do not have."""
+        return self._open().fingerprint()
+
     def new_session(self) -> _core.Session:
         """A new sequence: KV cache and recurrent state. For :class:`flashmoe.Generator`."""
         from flashmoe import _core
