@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ToolLoopError,
         UnsupportedModelError,
     )
+    from flashmoe.evaluation import evaluate
     from flashmoe.generator import Generator
     from flashmoe.model import Model
     from flashmoe.reply import ToolCall
@@ -76,6 +77,7 @@ __all__ = [
     "__version__",
     "convert",
     "demo_model_path",
+    "evaluate",
     "run_tools",
     "selftest",
     "verify",
@@ -93,6 +95,7 @@ _PLACES = {
     "run_tools": "tool_loop",
     "selftest": "selftesting",
     "demo_model_path": "demo",
+    "evaluate": "evaluation",
     "verify": "verification",
 }
 

@@ -14,6 +14,7 @@ VERBS = {
     "info": "A model's shapes, and what it needs of memory and disk.",
     "convert": "Pack a checkpoint for fast reading; quantise it if asked.",
     "verify": "Check every checksum of a model.",
+    "eval": "What fewer experts or bits cost: perplexity, KL, valid tool calls.",
     "bench": "How fast a model runs here, and other engines beside it.",
     "selftest": "Check every computation of this machine's devices.",
     "doctor": "What this machine can run, and the next command to type.",
