@@ -22,8 +22,8 @@ from conftest import tokens
 from flashmoe.cli.eval import command
 from flashmoe.errors import ArgumentError, NumericalError
 from flashmoe.evaluation import plots, sweep
+from flashmoe.evaluation.calls import Prompt, judge, read_prompts
 from flashmoe.evaluation.scores import Tally, log_softmax
-from flashmoe.evaluation.tool_calls import Prompt, judge, parse_calls, read_prompts
 from flashmoe.evaluation.windows import Window, windows
 
 DEMO = flashmoe.demo_model_path()
@@ -219,7 +219,7 @@ def wrapped(body: str) -> str:
         (wrapped('{"name": "toss", "arguments": {"sides": 6}}'), (True, False, False)),
         (wrapped('{"name": "roll", "arguments": {"sides": 6}'), (False, False, False)),
         (wrapped('{"name": "roll", "arguments": "6"}'), (False, False, False)),
-        ('<tool_call>\n{"name": "roll", "arguments": {"sides": 6}}', (False, False, False)),
+        ('<tool_call>\n{"name": "roll", "arguments": {"sides": ', (False, False, False)),
         ("Six.", (False, False, False)),
     ],
 )
@@ -230,9 +230,19 @@ def test_a_call_is_judged(text: str, want: tuple[bool, bool, bool]) -> None:
 
 def test_one_broken_call_spoils_the_answer() -> None:
     good = wrapped('{"name": "roll", "arguments": {"sides": 6}}')
-    assert len(parse_calls(good + good)) == 2
-    assert parse_calls(good + wrapped("{}")) == []
-    assert parse_calls("<think>" + wrapped("?") + "</think>" + good) == parse_calls(good)
+    asked = Prompt([], [TOOL], [{"name": "roll", "arguments": {"sides": 6}}])
+    assert judge(asked, good + good) == (True, True, False)
+    assert judge(asked, good + wrapped("{}")) == (False, False, False)
+    thought = wrapped("?") + "</think>\n\n" + good
+    assert judge(asked, "<think>" + thought) == (True, True, True)
+    assert judge(asked, thought, in_reasoning=True) == (True, True, True)
+
+
+def test_calls_in_xml_are_judged_too() -> None:
+    text = wrapped("<function=roll>\n<parameter=sides>\n6\n</parameter>\n</function>")
+    asked = Prompt([], [TOOL], [{"name": "roll", "arguments": {"sides": 6}}])
+    assert judge(asked, text, style="xml") == (True, True, True)
+    assert judge(asked, text.replace("6", "six"), style="xml") == (True, False, False)
 
 
 @pytest.mark.parametrize(

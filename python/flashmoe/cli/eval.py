@@ -156,7 +156,7 @@ def command(
     import sys
 
     from flashmoe.evaluation import sweep
-    from flashmoe.evaluation.tool_calls import read_prompts
+    from flashmoe.evaluation.calls import read_prompts
     from flashmoe.hub import resolve
 
     if text is None and prompts is None:

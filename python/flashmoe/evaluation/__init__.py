@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from flashmoe.evaluation.calls import CallScore, Prompt, read_prompts
 from flashmoe.evaluation.measure import Evaluation, evaluate
 from flashmoe.evaluation.scores import Divergence, TextScore
-from flashmoe.evaluation.tool_calls import CallScore, Prompt, read_prompts
 
 __all__ = [
     "CallScore",

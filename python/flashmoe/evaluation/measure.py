@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashmoe.errors import ArgumentError
+from flashmoe.evaluation.calls import MAX_TOKENS, CallScore, Prompt, read_prompts, score_calls
 from flashmoe.evaluation.scores import Divergence, Tally, TextScore
-from flashmoe.evaluation.tool_calls import MAX_TOKENS, CallScore, Prompt, read_prompts, score_calls
 from flashmoe.evaluation.windows import Window, windows
 from flashmoe.model import STEP_END, Model
 

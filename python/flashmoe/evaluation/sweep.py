@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flashmoe.errors import ArgumentError, FlashMoEError
+from flashmoe.evaluation.calls import Prompt
 from flashmoe.evaluation.measure import Evaluation, Progress, evaluate
-from flashmoe.evaluation.tool_calls import Prompt
 from flashmoe.model import Model
 
 SCHEMA = 1

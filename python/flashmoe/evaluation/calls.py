@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmoe.errors import ArgumentError, FlashMoEError
+from flashmoe.reply import ReplyParser, starts_in_reasoning, tool_style
 
 if TYPE_CHECKING:
     from flashmoe.model import Model
@@ -112,13 +113,18 @@ def score_calls(
 
     _validator()
     with Generator(model, Sampler(temperature=0)) as generator:
-        rendered = [
-            model.tokenizer.encode(generator.render(p.messages, p.tools or None)) for p in prompts
-        ]
+        rendered = [generator.render(p.messages, p.tools or None) for p in prompts]
         answers = generator.generate_batch(
-            rendered, max_tokens=max_tokens, on_answer=lambda _index, _answer: on_answer()
+            [model.tokenizer.encode(text) for text in rendered],
+            max_tokens=max_tokens,
+            on_answer=lambda _index, _answer: on_answer(),
         )
-    seen = [judge(p, a.text) for p, a in zip(prompts, answers, strict=True)]
+    template = model.tokenizer.chat_template
+    style = tool_style("\n".join(template.sources.values())) if template else None
+    seen = [
+        judge(p, a.text, style=style or "hermes", in_reasoning=starts_in_reasoning(text))
+        for p, a, text in zip(prompts, answers, rendered, strict=True)
+    ]
     return CallScore(
         prompts=len(prompts),
         valid=sum(valid for valid, _, _ in seen),
@@ -129,19 +135,28 @@ def score_calls(
     )
 
 
-def judge(prompt: Prompt, text: str) -> tuple[bool, bool, bool]:
+def judge(
+    prompt: Prompt, text: str, *, style: str = "hermes", in_reasoning: bool = False
+) -> tuple[bool, bool, bool]:
     """Whether an answer is valid, fits the schemas, and is what was expected.
 
     Args:
         prompt: What was asked.
         text: The answer.
+        style: How the model writes calls, of :func:`flashmoe.reply.tool_style`.
+        in_reasoning: Whether the answer begins with what the model thinks.
     """
+    reply = ReplyParser(
+        style=style if prompt.tools else None, in_reasoning=in_reasoning, tools=prompt.tools
+    )
+    reply.push(text)
+    reply.finish()
     if not prompt.tools:
-        valid = _is_json(text)
+        valid = _is_json(reply.content)
         return valid, valid, False
-    calls = parse_calls(text)
-    if not calls:
+    if not reply.tool_calls or "<tool_call>" in reply.content:  # what is no call stays content
         return False, False, False
+    calls = [{"name": c.name, "arguments": c.arguments} for c in reply.tool_calls]
     fits = all(_fits(call, prompt.tools) for call in calls)
     exact = prompt.expected is not None and calls == [
         {"name": c["name"], "arguments": c["arguments"]} for c in prompt.expected
@@ -149,38 +164,12 @@ def judge(prompt: Prompt, text: str) -> tuple[bool, bool, bool]:
     return True, fits, exact
 
 
-def parse_calls(text: str) -> list[dict[str, Any]]:
-    """The calls of an answer in the Hermes form; none if one of them is broken or cut off.
-
-    Args:
-        text: The answer.
-    """
-    text = text.rpartition("</think>")[2]
-    found = re.findall(r"<tool_call>(.*?)</tool_call>", text, flags=re.DOTALL)
-    if len(found) != text.count("<tool_call>"):
-        return []
-    calls = []
-    for body in found:
-        try:
-            call = json.loads(body)
-        except ValueError:
-            return []
-        if not (
-            isinstance(call, dict)
-            and isinstance(call.get("name"), str)
-            and isinstance(call.get("arguments"), dict)
-        ):
-            return []
-        calls.append({"name": call["name"], "arguments": call["arguments"]})
-    return calls
-
-
 def _is_json(text: str) -> bool:
-    body = text.rpartition("</think>")[2].strip()
+    body = text.strip()
     fenced = re.fullmatch(r"```(?:json)?\n(.*)\n```", body, flags=re.DOTALL)
     try:
         json.loads(fenced[1] if fenced else body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
