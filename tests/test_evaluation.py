@@ -428,3 +428,12 @@ def test_ctrl_c_leaves_nothing_behind(with_text: tuple[Path, Path], tmp_path: Pa
     assert child.returncode == 130 and out == ""
     assert err.endswith("interrupted\n") and "Traceback" not in err
     assert list(temporary.iterdir()) == []
+
+
+def test_the_demo_s_text_and_prompts_are_what_the_script_writes(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "training" / "heldout.py"
+    if not script.is_file():
+        pytest.skip("the training scripts are not beside these tests")
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    for name in ("text.txt", "prompts.jsonl"):
+        assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes(), name
