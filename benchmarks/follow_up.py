@@ -50,6 +50,7 @@ def main() -> None:
         cold = follow(plain, prompt)
         warm = follow(generator, prompt)
         cache.close()
+        prompt[-options.new :] = history[-options.new :]  # not what the turn before has kept
         again = PrefixCache(model, **room, exact=options.exact)
         restarted = follow(Generator(model, sampler, prefix_cache=again), prompt)
         again.close()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flashmoe.evaluation import evaluate
     from flashmoe.generator import Generator
     from flashmoe.model import Model
+    from flashmoe.prefix_cache import PrefixCache
     from flashmoe.reply import ToolCall
     from flashmoe.sampler import Sampler
     from flashmoe.tool_loop import run_tools
@@ -64,6 +65,7 @@ __all__ = [
     "ModelFormatError",
     "NumericalError",
     "OutOfMemoryError",
+    "PrefixCache",
     "PromptError",
     "QueueFullError",
     "ReadError",
@@ -88,6 +90,7 @@ _PLACES = {
     "Generation": "answer",
     "Generator": "generator",
     "Model": "model",
+    "PrefixCache": "prefix_cache",
     "Sampler": "sampler",
     "Stats": "answer",
     "ToolCall": "reply",

@@ -374,14 +374,13 @@ class Generator:
         if self._latest is not None:
             self._latest.replace()
         with self._turn:
-            found = read(Path(path), model_key(self.model))
-            assert found is not None
+            ids, snapshot = read(Path(path), model_key(self.model))
             if self._closed:
                 raise ClosedError("the generator is closed")
             session = self._session or self.model.new_session()
             self._session = session
-            session.load(found[1])
-            self._prompt, self._said, self._loaded = found[0], [], True
+            session.load(snapshot)
+            self._prompt, self._said, self._loaded = ids, [], True
 
     def _forget_session(self) -> None:
         self._prompt, self._said, self._loaded = None, [], False

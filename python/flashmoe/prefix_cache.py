@@ -168,10 +168,10 @@ class PrefixCache:
             self._held = 0
 
     def close(self) -> None:
-        """Finish writing and forget everything in memory. May be called twice."""
-        self.flush()
-        if self._writer is not None:
-            self._writer.shutdown()
+        """Finish writing and forget everything in memory. Files stay. May be called twice."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.shutdown()
         self.clear()
 
     def stats(self) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _write(
 ) -> None:
     try:
         directory.put(key, ids, snapshot)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         _log.warning("a prefix of %d tokens could not be saved: %s", ids.size, error)
 
 
