@@ -35,7 +35,7 @@ static uint8_t *saved(fm_session *s, uint64_t *bytes)
 
 static void test_same_bits(void)
 {
-    static float want[AFTER * VOCAB], got[AFTER * VOCAB];
+    static float want[AFTER * VOCAB], got[AFTER * VOCAB], many[LONGEST * VOCAB];
     static const int lengths[] = {0, 1, 63, 64, 65, 130, LONGEST};
     for (int kv = FM_KV_F32; kv <= FM_KV_BF16; kv++)
         for (int i = 0; i < 7; i++) {
@@ -52,6 +52,11 @@ static void test_same_bits(void)
             CHECK(again == bytes && memcmp(copy, snapshot, bytes) == 0);
             go_on(second, got);
             CHECK_THAT(memcmp(got, want, sizeof got) == 0, "kv %d, %d tokens", kv, lengths[i]);
+            free(copy);
+            fm_session_reset(second); /* what it had before is not in what is saved */
+            CHECK(run(second, lengths[i], 64, many, &err) == FM_OK);
+            copy = saved(second, &again);
+            CHECK_THAT(again == bytes && memcmp(copy, snapshot, bytes) == 0, "kv %d, %d tokens", kv, lengths[i]);
             free(snapshot);
             free(copy);
             fm_session_close(first);
