@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from flashmoe import _core
     from flashmoe.reply import Delta, ToolCall
+    from flashmoe.structured import Constraint
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ class Answer:
         meter: Meter,
         *,
         top_logprobs: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         """Begin an answer.
 
@@ -175,7 +177,9 @@ class Answer:
             max_tokens: Longest answer.
             meter: Told of every token.
             top_logprobs: Likeliest tokens to tell with each token.
+            constraint: What the answer must follow; log probabilities do not know of it.
         """
+        self._constraint = constraint
         self.meter = meter
         self._top = top_logprobs
         self._tokenizer = model.tokenizer_or_none
@@ -203,11 +207,14 @@ class Answer:
 
         if self._tokenizer is not None:
             row[self._tokenizer.vocab_size :] = -np.inf  # padding rows have no text
-        token = self._choose(row)
+        token = self._choose(row if self._constraint is None else self._allowed(row))
+        if self._constraint is not None:
+            self._constraint.accept(token)
         logprob = _core.logprob(row, token)
         self._left -= 1
-        ended, full = token in self._ends, self._left == 0
-        text = "" if self._decoder is None or ended else self._decoder.push(token)
+        end_token, full = token in self._ends, self._left == 0
+        ended = end_token or (self._constraint is not None and self._constraint.finished)
+        text = "" if self._decoder is None or end_token else self._decoder.push(token)
         text, stopped = self._matcher.push(text)
         if not stopped and (ended or full):
             tail = self._decoder.flush() if self._decoder is not None else ""
@@ -217,6 +224,13 @@ class Answer:
         reason = "stop" if ended or stopped else "length" if full else None
         top = _likeliest(row, self._top, float(row[token]) - logprob) if self._top else ()
         return Chunk(text, token, logprob, reason, top)
+
+    def _allowed(self, row: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A copy of the logits without what the constraint forbids."""
+        assert self._constraint is not None
+        row = row.copy()
+        self._constraint.apply(row)
+        return row
 
 
 def _likeliest(row: NDArray[np.float32], n: int, log_sum: float) -> tuple[tuple[int, float], ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from flashmoe import _core
     from flashmoe.prefix_cache import PrefixCache
+    from flashmoe.structured import ConstraintFactory
 
 _KV_STEP = 256
 """Tokens by which a KV cache may be longer than it must."""
@@ -59,6 +60,7 @@ class Request:
         top_logprobs: Likeliest tokens to tell with each token of the answer.
         prefixes: Where the prompt's beginning may be found, and where the sequence is kept.
         stable: Tokens of the prompt with which later ones will begin; ``None``: all.
+        constraint: What the answer must follow.
     """
 
     ids: NDArray[np.int32]
@@ -68,6 +70,7 @@ class Request:
     top_logprobs: int = 0
     prefixes: PrefixCache | None = None
     stable: int | None = None
+    constraint: ConstraintFactory | None = None
 
 
 class Growing:
@@ -110,6 +113,7 @@ class Growing:
             request.max_tokens,
             meter,
             top_logprobs=request.top_logprobs,
+            constraint=request.constraint.start() if request.constraint else None,
         )
 
     @property

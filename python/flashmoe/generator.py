@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flashmoe import _core
     from flashmoe.prefix_cache import PrefixCache
     from flashmoe.reply import ReplyParser
+    from flashmoe.structured import ConstraintFactory
 
 Prompt = str | Sequence[int]
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from flashmoe.stream_decoder import StreamDecoder, make_stream_decoder
 
 if TYPE_CHECKING:
     import tokenizers
+
+    from flashmoe.structured import Grammars
 
 _SPECIAL_TOKENS = (
     "bos_token",
@@ -122,6 +124,13 @@ class Tokenizer:
                 "this tokenizer belongs to another model"
             )
         return tokenizer
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles what answers must follow, and keeps it."""
+        from flashmoe.structured import Grammars
+
+        return Grammars(self._backend.to_str(), self.vocab_size, self.eos_token_ids)
 
     @property
     def bos_token(self) -> str | None:
