@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import closing
 from dataclasses import replace
@@ -83,6 +83,7 @@ class Generator:
         *,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         stop: str | Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Iterator[Chunk]:
         """Generate token by token.
@@ -91,6 +92,9 @@ class Generator:
             prompt: Text, or token ids.
             max_tokens: Longest answer.
             stop: Texts that end the answer; none of them is part of it.
+            response_format: What the answer must follow: a JSON schema as in the OpenAI API, a
+                regex, a grammar or a choice; see :func:`flashmoe.structured.compile_constraint`.
+                An answer that ends with ``"length"`` may lack its end.
             progress: Called with prompt tokens done and prompt tokens in all while the prompt is
                 evaluated.
 
@@ -102,7 +106,8 @@ class Generator:
             ContextLengthError: The prompt leaves no room for an answer.
             ExpertReadError: An expert could not be read. The generator stays usable.
         """
-        return self._begin(self._start(prompt, max_tokens, stop, progress))
+        constraint = self._constraint(response_format)
+        return self._begin(self._start(prompt, max_tokens, stop, progress, constraint=constraint))
 
     def generate(
         self,
@@ -110,6 +115,7 @@ class Generator:
         *,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         stop: str | Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Generation:
         """Generate a whole answer; see :meth:`stream`.
@@ -118,10 +124,17 @@ class Generator:
             prompt: Text, or token ids.
             max_tokens: Longest answer.
             stop: Texts that end the answer.
+            response_format: What the answer must follow.
             progress: Called while the prompt is evaluated.
         """
         return self._collect(
-            self.stream(prompt, max_tokens=max_tokens, stop=stop, progress=progress)
+            self.stream(
+                prompt,
+                max_tokens=max_tokens,
+                stop=stop,
+                response_format=response_format,
+                progress=progress,
+            )
         )
 
     def generate_batch(
@@ -130,6 +143,7 @@ class Generator:
         *,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         stop: str | Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
         samplers: Sequence[Sampler | TokenChooser] | None = None,
         batch_size: int | None = None,
         on_answer: Callable[[int, Generation], object] | None = None,
@@ -144,6 +158,7 @@ class Generator:
             prompts: Texts, or lists of token ids.
             max_tokens: Longest answer.
             stop: Texts that end an answer.
+            response_format: What each answer must follow.
             samplers: One for each prompt, in place of the generator's, for instance
                 ``[Sampler(seed=i) for i in range(len(prompts))]``. Without it a sampler with a
                 seed starts every answer with that seed, as :meth:`generate` does.
@@ -171,6 +186,7 @@ class Generator:
             samplers = [self.sampler] * len(prompts)
         if len(samplers) != len(prompts):
             raise ArgumentError(f"{len(samplers)} samplers for {len(prompts)} prompts")
+        constraint = self._constraint(response_format)
         requests = []
         for index, prompt in enumerate(prompts):
             with naming(index):
@@ -182,6 +198,7 @@ class Generator:
                     StopMatcher(stop),
                     max_tokens,
                     prefixes=self.prefix_cache,
+                    constraint=constraint,
                 )
             )
         answers = dict(self._begin(self._run_batch(requests, batch_size, on_answer)))
@@ -195,6 +212,8 @@ class Generator:
         enable_thinking: bool | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         stop: str | Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         progress: Callable[[int, int], object] | None = None,
         **template_options: Any,
     ) -> Iterator[Chunk]:
@@ -206,6 +225,8 @@ class Generator:
             enable_thinking: Passed to the template if not ``None``.
             max_tokens: Longest answer.
             stop: Texts that end the answer.
+            response_format: What the answer must follow after its reasoning.
+            tool_choice: As in :meth:`chat`.
             progress: Called while the prompt is evaluated.
             **template_options: Further variables of the template.
 
@@ -228,7 +249,9 @@ class Generator:
             in_reasoning=starts_in_reasoning(prompt),
             tools=tool_schemas(tools or ()),
         )
-        return self._begin(_parsed(self._start(ids, max_tokens, stop, progress, stable), parser))
+        constraint = self._constraint(response_format, prompt, tools, tool_choice)
+        chunks = self._start(ids, max_tokens, stop, progress, stable, constraint)
+        return self._begin(_parsed(chunks, parser))
 
     def chat(
         self,
@@ -238,6 +261,8 @@ class Generator:
         enable_thinking: bool | None = None,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         stop: str | Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         progress: Callable[[int, int], object] | None = None,
         **template_options: Any,
     ) -> Generation:
@@ -251,6 +276,9 @@ class Generator:
                 template's business.
             max_tokens: Longest answer.
             stop: Texts that end the answer.
+            response_format: What the answer must follow after its reasoning; see :meth:`stream`.
+            tool_choice: ``"required"``, or ``{"type": "function", "function": {"name": …}}``: the
+                answer, after its reasoning, is a valid call; else that is up to the model.
             progress: Called while the prompt is evaluated.
             **template_options: Further variables of the template, such as
                 ``reasoning_effort``.
@@ -268,6 +296,8 @@ class Generator:
             enable_thinking=enable_thinking,
             max_tokens=max_tokens,
             stop=stop,
+            response_format=response_format,
+            tool_choice=tool_choice,
             progress=progress,
             **template_options,
         )
@@ -412,6 +442,22 @@ class Generator:
             )
         return ids
 
+    def _constraint(
+        self,
+        response_format: Mapping[str, Any] | None,
+        prompt: str = "",
+        tools: Sequence[Any] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+    ) -> ConstraintFactory | None:
+        """What an answer to a prompt must follow, ``None`` for anything."""
+        if response_format is None and tool_choice is None:
+            return None
+        from flashmoe.structured import compile_chat_constraint
+
+        return compile_chat_constraint(
+            self.model.tokenizer, response_format, prompt, tools, tool_choice
+        )
+
     def _begin(self, items: Iterator[T]) -> _Stream[T]:
         """Let a call take the place of the one before, when it is its turn."""
         if self._latest is not None:
@@ -435,12 +481,13 @@ class Generator:
         stop: str | Sequence[str],
         progress: Callable[[int, int], object] | None,
         stable: int | None = None,
+        constraint: ConstraintFactory | None = None,
     ) -> Iterator[Chunk]:
         """Check what is asked for."""
         ids = self._encode(prompt)
         if max_tokens < 1:
             raise ArgumentError(f"max_tokens must be at least 1, not {max_tokens}")
-        return self._run(ids, max_tokens, StopMatcher(stop), progress, stable)
+        return self._run(ids, max_tokens, StopMatcher(stop), progress, stable, constraint)
 
     def _session_for(self, ids: NDArray[np.int32]) -> _core.Session:
         """An empty one, or one that has the beginning of a prompt."""
@@ -470,6 +517,7 @@ class Generator:
         matcher: StopMatcher,
         progress: Callable[[int, int], object] | None,
         stable: int | None,
+        constraint: ConstraintFactory | None,
     ) -> Iterator[Chunk]:
         """One answer from its first prompt token to its last token."""
         import numpy as np
@@ -484,7 +532,10 @@ class Generator:
         points = PrefixPoints(cache, ids, stable)
         position = position or points.begin(session)
         meter.stats.cached_tokens = position
-        answer = Answer(self.model, ids, self.sampler, matcher, max_tokens, meter)
+        follow = constraint.start() if constraint else None
+        answer = Answer(
+            self.model, ids, self.sampler, matcher, max_tokens, meter, constraint=follow
+        )
         logits = np.empty((1, self.model.vocab_size), np.float32)
 
         for first, last in points.steps(self.model, position):

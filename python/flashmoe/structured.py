@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
@@ -11,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashmoe.errors import ArgumentError
-from flashmoe.tool_grammar import forced_tools, tool_call_grammar
+from flashmoe.tool_grammar import forced_tools, laid_out, tool_call_grammar
 
 if TYPE_CHECKING:
     import llguidance
@@ -276,6 +275,36 @@ def compile_constraint(
     return ConstraintFactory(grammars, grammars.compile(grammar, what), reasoning)
 
 
+def compile_chat_constraint(
+    tokenizer: Tokenizer,
+    response_format: Mapping[str, Any] | None,
+    prompt: str,
+    tools: Sequence[Any] | None = None,
+    tool_choice: str | Mapping[str, Any] | None = None,
+) -> ConstraintFactory | None:
+    """Compile what the answer to a rendered conversation must follow.
+
+    Args:
+        tokenizer: Its chat template tells how calls are written.
+        response_format: See :func:`compile_constraint`.
+        prompt: The conversation; if it ends inside reasoning, that stays free.
+        tools: JSON schemas in the OpenAI form, or Python functions.
+        tool_choice: See :func:`compile_constraint`.
+    """
+    from flashmoe.chat import tool_schemas
+    from flashmoe.reply import starts_in_reasoning, tool_style
+
+    template = tokenizer.chat_template
+    return compile_constraint(
+        tokenizer,
+        response_format,
+        tools=tool_schemas(tools or ()),
+        tool_choice=tool_choice,
+        style=tool_style("\n".join(template.sources.values())) if template else None,
+        in_reasoning=starts_in_reasoning(prompt),
+    )
+
+
 def _compilers() -> type[llguidance.LLMatcher]:
     import llguidance
 
@@ -297,11 +326,11 @@ def _grammar(kind: str, wanted: Mapping[str, Any]) -> str:
     """The grammar of a response format, in llguidance's form."""
     compilers = _compilers()
     if kind == "json_object":
-        return compilers.grammar_from_json_schema('{"type": "object"}')
+        return compilers.grammar_from_json_schema(laid_out({"type": "object"}))
     if kind == "json_schema":
         inner = wanted.get("json_schema")
         schema = inner.get("schema") if isinstance(inner, Mapping) else None
-        if not isinstance(schema, (Mapping, bool)):
+        if not isinstance(schema, Mapping):
             raise ArgumentError("response_format: json_schema.schema must be a JSON schema")
         return compilers.grammar_from_json_schema(_dumped(schema))
     if kind == "choice":
@@ -322,9 +351,9 @@ def _grammar(kind: str, wanted: Mapping[str, Any]) -> str:
     return compilers.grammar_from_lark(text)
 
 
-def _dumped(schema: Any) -> str:
+def _dumped(schema: Mapping[str, Any]) -> str:
     try:
-        text = json.dumps(schema)
+        text = laid_out(schema)
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(f"the schema is not plain JSON: {error}") from error
     _check_size(text, "the schema")
@@ -346,12 +375,3 @@ def _closing(tokenizer: Tokenizer) -> list[int]:
             "enable_thinking=False to constrain the answer"
         )
     return [end, *tokenizer.encode("\n\n")]
-
-
-def ends_in_reasoning(prompt: str) -> bool:
-    """Tell whether a rendered prompt leaves reasoning open.
-
-    Args:
-        prompt: Up to where the answer begins.
-    """
-    return re.search(r"<think>\s*\Z", prompt) is not None

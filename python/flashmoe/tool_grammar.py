@@ -11,6 +11,9 @@ from flashmoe.errors import ArgumentError
 Schema = Mapping[str, Any]
 
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+_LAYOUT = {"whitespace_flexible": True, "whitespace_pattern": r"\x20|\n\x20{0,32}"}
+"""JSON on one line or indented; a model that got lost could otherwise say spaces for ever."""
+
 _CLOSES = r"/(.|\n)*<\/parameter>(.|\n)*/"
 
 
@@ -82,6 +85,15 @@ def tool_call_grammar(
     return "\n".join([*lines, *rules]) + "\n"
 
 
+def laid_out(schema: Schema) -> str:
+    """A schema as JSON, with the white space that may be written.
+
+    Args:
+        schema: What is described.
+    """
+    return json.dumps({**schema, "x-guidance": _LAYOUT})
+
+
 def _tag(text: str, token_id: Callable[[str], int | None]) -> str:
     known = token_id(text)
     return _text(text) if known is None else f"<[{known}]>"
@@ -105,7 +117,7 @@ def _hermes(index: int, function: Schema) -> str:
     head = f'\n{{"name": {_text(str(function["name"]))}, "arguments": '
     return (
         f"call_{index}: {_text(head)} arguments_{index} {_text('}') + ' ' + _text(chr(10))}\n"
-        f"arguments_{index}: %json {json.dumps(schema)}"
+        f"arguments_{index}: %json {laid_out(schema)}"
     )
 
 
@@ -154,7 +166,7 @@ def _xml_parameter(rule: str, key: str, schema: Schema, shared: Schema) -> str:
         )
     return (
         f"{rule}: {opening} {rule}_value {_text(chr(10) + '</parameter>' + chr(10))}\n"
-        f"{rule}_value: %json {json.dumps({**schema, **shared})}"
+        f"{rule}_value: %json {laid_out({**schema, **shared})}"
     )
 
 
