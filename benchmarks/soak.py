@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py [--seconds 300] [--clients 64]
 
-Starts ``flashmoe serve --demo``, asks the same four questions all the time and compares every answer
-with what the question got before anything else ran. Tells answers, refusals, wrong and lost ones,
-and the server's memory, threads and descriptors from minute to minute. Ends with 1 if an answer was
-wrong or lost, or if memory grew by more than 2 % after the first fifth of the time.
+Starts ``flashmoe serve --demo``, asks the same four questions all the time and compares every
+answer with what the question got before anything else ran. Tells answers, refusals, wrong and lost
+ones, and the server's memory, threads and descriptors from time to time. Ends with 1 if an answer
+was wrong or lost, or if memory grew by more than 2 % after the first fifth of the time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -111,11 +112,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     a = parser.parse_args()
     command = [sys.executable, "-m", "flashmoe", "serve", "--demo", "--port", "0"]
-    server = subprocess.Popen(
-        [*command, "--memory", "200MB", "--queue", "40"], stderr=subprocess.PIPE, text=True
-    )
-    assert server.stderr is not None
-    port = int(re.search(r":(\d+) ", server.stderr.readline())[1])  # type: ignore[index]
+    log = tempfile.NamedTemporaryFile(suffix=".log")
+    server = subprocess.Popen([*command, "--memory", "200MB", "--queue", "40"], stderr=log)
+    while not (started := re.search(r"http://[^ ]*:(\d+) ", Path(log.name).read_text())):
+        time.sleep(0.05)
+    port = int(started[1])
     while True:
         try:
             right = {question: ask(port, question)[1] for question in QUESTIONS}
@@ -141,8 +142,8 @@ def main() -> None:
         if not first and passed >= a.seconds / 5:
             first = resident
         print(
-            f"{passed:5.0f} s  {resident / 1e6:.1f} MB, {threads} threads, {descriptors} descriptors,"
-            f" {dict(count)}",
+            f"{passed:5.0f} s  {resident / 1e6:.1f} MB, {threads} threads,"
+            f" {descriptors} descriptors, {dict(count)}",
             flush=True,
         )
     for client in clients:
@@ -155,6 +156,7 @@ def main() -> None:
     print(f"the rest served: {all(ask(port, q)[1] == t for q, t in right.items())}")
     server.terminate()
     server.wait(60)
+    print("the server's log:", Path(log.name).read_text()[-2000:])
     sys.exit(bool(count["wrong"] or count["lost"] or grown > 0.02))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from flashmoe.errors import FlashMoEError
@@ -125,6 +125,8 @@ def endpoint(
             return await handler(Call(service, request, fields))
         except (Failure, FlashMoEError) as error:
             failure = failure_of(error)
+        except ClientDisconnect:
+            failure = Failure(499, "the client has gone")
         except Exception as error:
             _log.exception("%s failed", request.scope["path"])
             failure = failure_of(error)
