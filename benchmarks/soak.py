@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     a = parser.parse_args()
     command = [sys.executable, "-m", "flashmoe", "serve", "--demo", "--port", "0"]
-    log = tempfile.NamedTemporaryFile(suffix=".log")
+    log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - lives as long as the server
     server = subprocess.Popen([*command, "--memory", "200MB", "--queue", "40"], stderr=log)
     while not (started := re.search(r"http://[^ ]*:(\d+) ", Path(log.name).read_text())):
         time.sleep(0.05)

@@ -274,7 +274,8 @@ def test_messages(claude: Any, alone: str) -> None:
     )
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "layers")
     counted = claude.messages.count_tokens(model="demo", messages=QUESTION)
-    assert counted.input_tokens == got.usage.input_tokens
+    kept = got.usage.cache_read_input_tokens or 0
+    assert counted.input_tokens == got.usage.input_tokens + kept
 
 
 def test_messages_in_a_stream_with_tools_in_two_rounds(claude: Any, alone: str) -> None:
@@ -350,6 +351,32 @@ def endless(port: int, **more: Any) -> socket.socket:
     return connection
 
 
+def test_a_follow_up_turn_evaluates_what_is_new(model: flashmoe.Model, tmp_path: Any) -> None:
+    long = [{"role": "user", "content": "The expert loader reads what it needs. " * 60}]
+
+    def usage(port: int, messages: list[Any]) -> tuple[str, int, int]:
+        asked = {"messages": messages, "max_tokens": 12, **GREEDY}
+        got = ask(port, "/v1/chat/completions", asked)[2]
+        details = got["usage"]["prompt_tokens_details"]
+        text = got["choices"][0]["message"]["content"]
+        return text, got["usage"]["prompt_tokens"], details["cached_tokens"]
+
+    kept = {"prefix_memory": 50_000_000, "prefix_directory": str(tmp_path), "prefix_disk": 10**8}
+    with serving(model, **kept) as port:
+        text, prompt, cached = usage(port, long)
+        assert cached == 0
+        again = usage(port, long)
+        assert again[0] == text
+        assert prompt - 16 < again[2] < prompt
+        more = [*long, {"role": "assistant", "content": text}, *QUESTION]
+        assert usage(port, more)[2] > prompt - 16
+    with serving(model, **kept) as port:  # another day
+        assert usage(port, long)[2] > prompt - 16
+    with serving(model, prefix_memory=0) as port:
+        usage(port, long)
+        assert usage(port, long) == (text, prompt, 0)
+
+
 def until(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not what():
@@ -372,6 +399,18 @@ def test_who_goes_is_not_computed_for(model: flashmoe.Model) -> None:
         quiet.close()
         until(lambda: running() == 0)
         assert 'flashmoe_requests_total{outcome="cancelled"} 2.0' in ask(port, "/metrics")[2]
+
+
+def test_who_goes_before_the_end_of_a_body_is_no_error(
+    model: flashmoe.Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(model) as port:
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(head)
+        until(lambda: 'refused_total{status="other"} 5.0' in ask(port, "/metrics")[2])
+    assert not caplog.records
 
 
 def test_the_queue_is_bounded(model: flashmoe.Model) -> None:

@@ -47,6 +47,11 @@ Then, from any client of OpenAI's or Anthropic's interface:
               help="Longest answer where a request does not say.")  # fmt: skip
 @click.option("--request-timeout", type=float, default=3600.0, show_default=True,
               help="Seconds from a request to the end of its answer.")  # fmt: skip
+@click.option("--prefix-memory", default="512MB", show_default=True,
+              help="For conversations to go on with, beside --memory; 0: none.")  # fmt: skip
+@click.option("--prefix-directory", type=click.Path(file_okay=False),
+              help="Keep them there as well, for the next start.")  # fmt: skip
+@click.option("--prefix-disk", default="4GB", show_default=True, help="Most of it.")
 @model_options
 def command(
     model: str | None,
@@ -63,6 +68,9 @@ def command(
     batch_size: int | None,
     max_tokens: int,
     request_timeout: float,
+    prefix_memory: str,
+    prefix_directory: str | None,
+    prefix_disk: str,
     **options: Any,
 ) -> None:
     """Serve a model over HTTP: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages.
@@ -71,6 +79,8 @@ def command(
     """
     if demo == (model is not None):
         raise click.UsageError("give a MODEL, or --demo for the one inside the package")
+    from flashmoe.machine import parse_size
+
     keys = _read_keys(api_key_file)
     outside = not _is_loopback(host)
     if outside and not keys and not insecure:
@@ -98,6 +108,9 @@ def command(
         batch_size=batch_size,
         max_tokens=max_tokens,
         request_timeout=request_timeout,
+        prefix_memory=0 if prefix_memory in ("0", "0B") else parse_size(prefix_memory),
+        prefix_directory=prefix_directory,
+        prefix_disk=parse_size(prefix_disk) if prefix_directory else 0,
     )
     with open_model("demo" if demo else str(find_model(str(model))), options) as opened:
         app = create_app(opened, settings)

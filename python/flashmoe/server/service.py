@@ -14,6 +14,8 @@ from flashmoe.engine import Engine
 from flashmoe.errors import ContextLengthError
 from flashmoe.generator import Generator
 from flashmoe.model import Model
+from flashmoe.prefix_cache import PrefixCache
+from flashmoe.prefix_points import stable_tokens
 from flashmoe.reply import Delta, ReplyParser, ToolCall, starts_in_reasoning, tool_style
 from flashmoe.sampler import Sampler
 from flashmoe.server.failures import Failure
@@ -98,6 +100,7 @@ class Service:
         engine: Runs the requests.
         settings: Limits.
         metrics: What has happened so far.
+        prefixes: Conversations that may be gone on with.
         name: What clients call the model.
         started: When, in seconds since 1970.
     """
@@ -115,6 +118,14 @@ class Service:
         self.started = int(time.time())
         self.engine = Engine(model, queue=settings.queue, batch_size=settings.batch_size)
         self.metrics = Metrics(self.engine)
+        self.prefixes: PrefixCache | None = None
+        if settings.prefix_memory or settings.prefix_disk:
+            self.prefixes = PrefixCache(
+                model,
+                memory=settings.prefix_memory,
+                directory=settings.prefix_directory,
+                disk=settings.prefix_disk,
+            )
         self._renderer = Generator(model)
         template = model.tokenizer.chat_template
         self._style = tool_style("\n".join(template.sources.values())) if template else None
@@ -150,16 +161,18 @@ class Service:
                 "tool_choice must be none or auto: others are not supported",
                 param="tool_choice",
             )
-        prompt = self._renderer.render(
-            list(ask.messages), list(ask.tools) or None, **ask.template_options
-        )
+        prompt = self._render(ask)
         parser = ReplyParser(
             style=self._style if ask.tools else None,
             in_reasoning=starts_in_reasoning(prompt),
             tools=ask.tools,
         )
         ids = self.model.tokenizer.encode(prompt)
-        return Running(self, self._request(ids, ask), ask, parser)
+        stable = None
+        if self.prefixes is not None:
+            turns = self._render(ask, add_generation_prompt=False)
+            stable = stable_tokens(self.model.tokenizer, turns, ids)
+        return Running(self, self._request(ids, ask, stable), ask, parser)
 
     def complete(self, prompt: str | Sequence[int], ask: Ask) -> Running:
         """Put a prompt into the queue; see :meth:`chat`.
@@ -178,17 +191,20 @@ class Service:
         Args:
             ask: With messages.
         """
-        prompt = self._renderer.render(
-            list(ask.messages), list(ask.tools) or None, **ask.template_options
-        )
-        return len(self.model.tokenizer.encode(prompt))
+        return len(self.model.tokenizer.encode(self._render(ask)))
 
     def close(self) -> None:
         """Let what runs end, for a while; then end it."""
         self.engine.drain(self.settings.grace)
         self.engine.close()
+        if self.prefixes is not None:
+            self.prefixes.close()
 
-    def _request(self, tokens: Sequence[int], ask: Ask) -> Request:
+    def _render(self, ask: Ask, **options: Any) -> str:
+        options = {**ask.template_options, **options}
+        return self._renderer.render(list(ask.messages), list(ask.tools) or None, **options)
+
+    def _request(self, tokens: Sequence[int], ask: Ask, stable: int | None = None) -> Request:
         ids: NDArray[np.int32] = self.model.check_tokens(tokens)
         context = self.model.context_length
         if ids.size >= context:
@@ -198,7 +214,15 @@ class Service:
                 context,
             )
         longest = min(ask.max_tokens or self.settings.max_tokens, context - ids.size)
-        return Request(ids, ask.sampler, StopMatcher(), longest, ask.top_logprobs)
+        return Request(
+            ids,
+            ask.sampler,
+            StopMatcher(),
+            longest,
+            ask.top_logprobs,
+            prefixes=self.prefixes,
+            stable=stable,
+        )
 
 
 class Running:
@@ -279,6 +303,7 @@ class Running:
     def _take(self, chunk: Chunk) -> Piece:
         deltas = self._parse(chunk)
         self.usage.completion += 1
+        self.usage.cached = self.stats.cached_tokens
         if deltas:
             self._thinking = deltas[-1].kind == "reasoning"
         self.usage.reasoning += self._thinking

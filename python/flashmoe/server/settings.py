@@ -29,6 +29,10 @@ class Settings:
         write_timeout: For a client to take what it was sent.
         ping: Between signs of life while nothing else is sent.
         grace: For answers to end when the server is stopped.
+        prefix_memory: For conversations that may be gone on with, in bytes, beside the model's
+            memory; 0: none are kept.
+        prefix_directory: Where they outlive the server; ``None``: nowhere.
+        prefix_disk: Most bytes of them there.
     """
 
     name: str | None = None
@@ -45,6 +49,9 @@ class Settings:
     write_timeout: float = 60.0
     ping: float = 5.0
     grace: float = 30.0
+    prefix_memory: int = 512_000_000
+    prefix_directory: str | None = None
+    prefix_disk: int = 0
 
     def __post_init__(self) -> None:
         for name in ("queue", "max_tokens", "max_body"):
