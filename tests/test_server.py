@@ -226,6 +226,26 @@ def test_responses_in_a_stream(client: Any, alone: str) -> None:
     assert client.responses.create(model="demo", input=told, tools=tools, **GREEDY).output_text
 
 
+def test_schemas_and_forced_calls(client: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    got = client.chat.completions.create(
+        model="demo", messages=QUESTION, response_format=wanted, temperature=1
+    )
+    assert json.loads(got.choices[0].message.content)["city"] in ("Oslo", "Rome")
+    for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+        got = client.chat.completions.create(
+            model="demo", messages=QUESTION, tools=TOOLS, tool_choice=choice, temperature=0
+        )
+        (call,) = got.choices[0].message.tool_calls
+        assert call.function.name == "get_weather" and json.loads(call.function.arguments)
+
+
 def test_errors_have_the_bodies_that_clients_read(client: Any, port: int) -> None:
     def chat(**options: Any) -> Any:
         return client.chat.completions.create(**{"model": "demo", "messages": QUESTION, **options})
@@ -245,8 +265,8 @@ def test_errors_have_the_bodies_that_clients_read(client: Any, port: int) -> Non
         ({"logit_bias": {"x": 1}}, "logit_bias.x"),
         ({"tools": [{"type": "function"}]}, "tools[0]"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": "required", "tools": TOOLS}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, None),
+        ({"response_format": {"type": "regex", "regex": "("}}, None),
         ({"stop": [""]}, "stop"),
         ({"stream": "yes"}, "stream"),
     ):

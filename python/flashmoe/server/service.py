@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flashmoe.structured import ConstraintFactory
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -151,28 +153,19 @@ class Service:
         Args:
             ask: With messages.
         """
-        if ask.response_format is not None:
-            raise Failure(
-                400, "response_format other than text is not supported", param="response_format"
-            )
-        if ask.tools and ask.tool_choice != "auto":
-            raise Failure(
-                400,
-                "tool_choice must be none or auto: others are not supported",
-                param="tool_choice",
-            )
         prompt = self._render(ask)
         parser = ReplyParser(
             style=self._style if ask.tools else None,
             in_reasoning=starts_in_reasoning(prompt),
             tools=ask.tools,
         )
+        constraint = self._constraint(ask, prompt)
         ids = self.model.tokenizer.encode(prompt)
         stable = None
         if self.prefixes is not None:
             turns = self._render(ask, add_generation_prompt=False)
             stable = stable_tokens(self.model.tokenizer, turns, ids)
-        return Running(self, self._request(ids, ask, stable), ask, parser)
+        return Running(self, self._request(ids, ask, stable, constraint), ask, parser)
 
     def complete(self, prompt: str | Sequence[int], ask: Ask) -> Running:
         """Put a prompt into the queue; see :meth:`chat`.
@@ -204,7 +197,26 @@ class Service:
         options = {**ask.template_options, **options}
         return self._renderer.render(list(ask.messages), list(ask.tools) or None, **options)
 
-    def _request(self, tokens: Sequence[int], ask: Ask, stable: int | None = None) -> Request:
+    def _constraint(self, ask: Ask, prompt: str) -> ConstraintFactory | None:
+        """What the answer must follow."""
+        choice: str | Mapping[str, Any] | None = ask.tool_choice if ask.tools else None
+        if choice not in (None, "auto", "required"):
+            choice = {"type": "function", "function": {"name": choice}}
+        if ask.response_format is None and choice in (None, "auto"):
+            return None
+        from flashmoe.structured import compile_chat_constraint
+
+        return compile_chat_constraint(
+            self.model.tokenizer, ask.response_format, prompt, ask.tools, choice
+        )
+
+    def _request(
+        self,
+        tokens: Sequence[int],
+        ask: Ask,
+        stable: int | None = None,
+        constraint: ConstraintFactory | None = None,
+    ) -> Request:
         ids: NDArray[np.int32] = self.model.check_tokens(tokens)
         context = self.model.context_length
         if ids.size >= context:
@@ -222,6 +234,7 @@ class Service:
             ask.top_logprobs,
             prefixes=self.prefixes,
             stable=stable,
+            constraint=constraint,
         )
 
 
