@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "quant/quant.h"
+#include "quant/affine.h"
 
 /* Bits i*bits .. of the row's little-endian stream; 0 past byte `end`. */
 static uint32_t code_at(const uint8_t *row, size_t end, int32_t i, int32_t bits)
@@ -39,7 +39,7 @@ void fm_matrix_decode_row(const fm_matrix *m, int32_t row, float *out)
     fm_matrix_decode_part(m, row, 0, m->cols, out);
 }
 
-static void put_code(uint8_t *row, int32_t i, int32_t bits, uint32_t code)
+void fm_affine_put(uint8_t *row, int32_t i, int32_t bits, uint32_t code)
 {
     size_t bit = (size_t)i * (size_t)bits;
     for (int32_t b = 0; b < bits; b++, bit++) row[bit / 8] |= (uint8_t)((code >> b & 1) << bit % 8);
@@ -49,7 +49,7 @@ static void put_code(uint8_t *row, int32_t i, int32_t bits, uint32_t code)
  * The end of the group's range with the larger magnitude is represented
  * exactly, and 0 falls near a grid point (mlx/ops: affine_quantize).
  */
-static void group_grid(const float *x, int32_t n, int32_t bits, float *scale, float *bias)
+void fm_affine_grid(const float *x, int32_t n, int32_t bits, float *scale, float *bias)
 {
     float low = x[0], high = x[0], steps = (float)((1 << bits) - 1);
     for (int32_t i = 1; i < n; i++) {
@@ -65,19 +65,22 @@ static void group_grid(const float *x, int32_t n, int32_t bits, float *scale, fl
     *bias = q0 != 0 ? edge : 0;
 }
 
+uint32_t fm_affine_code(float x, float scale, float bias, int32_t bits)
+{
+    float q = rintf((x - bias) / scale), top = (float)((1 << bits) - 1);
+    return (uint32_t)(q < 0 ? 0 : q > top ? top : q);
+}
+
 void fm_affine_encode_row(fm_quant quant, const float *x, int32_t cols, uint8_t *weight, uint8_t *scales, uint8_t *biases)
 {
     size_t size = fm_number_size(quant.scale);
-    float top = (float)((1 << quant.bits) - 1);
 
     memset(weight, 0, (size_t)cols / 8 * (size_t)quant.bits);
     for (int32_t at = 0; at < cols; at += quant.group) {
         float scale, bias;
-        group_grid(x + at, quant.group, quant.bits, &scale, &bias);
-        for (int32_t i = at; i < at + quant.group; i++) {
-            float q = rintf((x[i] - bias) / scale);
-            put_code(weight, i, quant.bits, (uint32_t)(q < 0 ? 0 : q > top ? top : q));
-        }
+        fm_affine_grid(x + at, quant.group, quant.bits, &scale, &bias);
+        for (int32_t i = at; i < at + quant.group; i++)
+            fm_affine_put(weight, i, quant.bits, fm_affine_code(x[i], scale, bias, quant.bits));
         fm_numbers_encode(quant.scale, &scale, 1, scales + (size_t)(at / quant.group) * size);
         fm_numbers_encode(quant.scale, &bias, 1, biases + (size_t)(at / quant.group) * size);
     }

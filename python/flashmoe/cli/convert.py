@@ -8,6 +8,7 @@ EPILOG = """\b
 Examples:
   flashmoe convert ~/models/qwen3-30b-a3b-4bit ~/models/qwen3-30b-a3b-packed
   flashmoe convert ~/models/Qwen3.6-35B-A3B ~/models/qwen3.6-35b --bits 4
+  flashmoe convert ~/models/Qwen3.6-35B-A3B ~/models/qwen3.6-35b-2bit --bits 2 --method search
   flashmoe convert Qwen/Qwen3.6-35B-A3B ~/models/qwen3.6-35b --bits 4 --group-size 64
 
 The last one fetches a shard at a time and drops it when it is packed, so the disk holds the result
@@ -30,8 +31,17 @@ and one shard. A run that was stopped, however roughly, goes on when the command
     show_default=True,
     help="Numbers that share a scale.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(["rtn", "search"]),
+    default="rtn",
+    show_default=True,
+    help="rtn: to the nearest, as MLX does; search: for the least error, best at 2 and 3 bits.",
+)
 @click.option("--revision", help="Branch, tag or commit of a repository of the hub.")
-def command(src: str, dst: str, bits: str | None, group_size: str, revision: str | None) -> None:
+def command(
+    src: str, dst: str, bits: str | None, group_size: str, method: str, revision: str | None
+) -> None:
     """Pack the checkpoint SRC into the directory DST, one aligned record an expert.
 
     Packed models open faster, are read in one piece an expert, and carry checksums. SRC, a
@@ -47,6 +57,7 @@ def command(src: str, dst: str, bits: str | None, group_size: str, revision: str
         os.path.expanduser(dst),
         bits=int(bits) if bits else None,
         group_size=int(group_size),
+        method=method,
         revision=revision,
         progress=sys.stderr.isatty(),
     )

@@ -34,7 +34,8 @@ class Piece:
     """One matrix on its way: an expert's projection, or a resident tensor.
 
     Attributes:
-        what: Its name, for messages.
+        name: The core's name of it, such as ``layers.3.gate`` or ``lm_head``.
+        expert: Whose it is; -1 if it is resident.
         rows: Output features.
         cols: Input features.
         source: Its format in the source.
@@ -43,13 +44,22 @@ class Piece:
         places: For each part of the target's format, its offset in the packed file.
     """
 
-    what: str
+    name: str
+    expert: int
     rows: int
     cols: int
     source: Quant
     target: Quant
     spans: dict[str, Sequence[Span]]
     places: dict[str, int]
+
+    @property
+    def what(self) -> str:
+        """Its name, for messages."""
+        if self.expert < 0:
+            return f"tensor {self.name}"
+        _, layer, projection = self.name.split(".")
+        return f"layer {layer}, expert {self.expert}, {projection}"
 
     @property
     def files(self) -> set[int]:
@@ -194,7 +204,8 @@ class Plan:
         for name, target in self.manifest.tensors.items():
             source = self._source.tensors[name]
             yield Piece(
-                f"tensor {name}",
+                name,
+                -1,
                 source.rows,
                 source.cols,
                 source.quant,
@@ -219,8 +230,8 @@ class Plan:
                     spans[part] = [(*_part(extents, old, name, expert), old.parts[name].nbytes)]
                 record = expert * new.record_stride
                 places = {p: record + new.parts[f"{projection}.{p}"].at for p in after.parts}
-                what = f"layer {layer}, expert {expert}, {projection}"
-                yield Piece(what, rows, cols, before, after, spans, places)
+                name = f"layers.{layer}.{projection}"
+                yield Piece(name, expert, rows, cols, before, after, spans, places)
 
 
 def _place(tensor: Tensor, quant: Quant, at: int) -> tuple[Tensor, int]:

@@ -7,15 +7,17 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from flashmoe.checkpoint import MANIFEST_NAME
 from flashmoe.conversion.bar import byte_bar
 from flashmoe.conversion.journal import JOURNAL_NAME, LOCK_NAME, Journal, locked
+from flashmoe.conversion.method import Quantiser, nearest
 from flashmoe.conversion.plan import Formats, Plan
 from flashmoe.conversion.slabs import Slab, convert_slab, slabs
 from flashmoe.conversion.sources import Source, Step
@@ -38,11 +40,15 @@ class Options:
         formats: Which format each matrix gets.
         progress: Whether to show a bar on stderr.
         workers: Threads that convert.
+        quantiser: Makes affine rows.
+        method: What the result depends on besides the formats, for the journal.
     """
 
     formats: Formats
     progress: bool
     workers: int
+    quantiser: Quantiser = nearest
+    method: Mapping[str, Any] = field(default_factory=lambda: {"method": "rtn"})
 
 
 class Conversion:
@@ -95,7 +101,7 @@ class Conversion:
     def _begin(self, journal: Journal) -> None:
         """Write down what is converted, or check that it is still the same."""
         formats = self._options.formats
-        how = {"bits": formats.bits, "group_size": formats.group}
+        how = {"bits": formats.bits, "group_size": formats.group, **self._options.method}
         journal.begin({"flashmoe": 1, **how, **self._source.identity()})
 
     def _convert(self, journal: Journal) -> None:
@@ -221,7 +227,7 @@ class Conversion:
 
     def _write_slab(self, slab: Slab, fd: int) -> int:
         names = [file.path for file in self._source.manifest.files]
-        for at, data in convert_slab(slab, self._source.read, names):
+        for at, data in convert_slab(slab, self._source.read, names, self._options.quantiser):
             self._fs.write(fd, data, at)
         return slab.nbytes
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flashmoe.conversion.method import Quantiser
 from flashmoe.conversion.numbers import all_finite, decode_fp8, from_float32, to_float32
 from flashmoe.conversion.plan import Piece, Span
-from flashmoe.conversion.quantise import quantise
 from flashmoe.errors import NumericalError
 from flashmoe.places import FLOATS
 
@@ -50,13 +50,16 @@ def slabs(piece: Piece) -> Iterator[Slab]:
         yield Slab(piece, first, min(first + step, piece.rows))
 
 
-def convert_slab(slab: Slab, read: Read, names: Sequence[str]) -> list[tuple[int, NDArray[Any]]]:
+def convert_slab(
+    slab: Slab, read: Read, names: Sequence[str], quantiser: Quantiser
+) -> list[tuple[int, NDArray[Any]]]:
     """Read some rows and give them their new form.
 
     Args:
         slab: Which rows.
         read: Reads the source's files.
         names: Names of the source's files, for messages.
+        quantiser: Makes affine rows.
 
     Returns:
         Arrays, and where each goes in the packed file.
@@ -83,7 +86,7 @@ def convert_slab(slab: Slab, read: Read, names: Sequence[str]) -> list[tuple[int
         else:
             values = to_float32(stored["weight"], source.kind).reshape(rows, cols)
         if target.kind == "affine":
-            parts = quantise(values, target)
+            parts = quantiser(piece, values)
             scales = parts["scales"].view(np.uint8).reshape(-1)
             if not all_finite(scales, target.scale):
                 raise NumericalError(
