@@ -75,14 +75,6 @@ typedef struct {
     int32_t key_dim, value_dim;
 } fm_limits;
 
-/* Who is told what matrices are multiplied with, in floats. `experts`: as the verb's x and pick, and row i of hidden what the
- * down matrix of pick[i]'s expert is multiplied with. */
-typedef struct {
-    void *context;
-    void (*product)(void *context, fm_tensor weight, const float *x, int32_t rows);
-    void (*experts)(void *context, const fm_expert_shape *s, const float *x, const float *hidden, const fm_pick *pick, int32_t n);
-} fm_watch;
-
 /* How a device is opened. */
 typedef struct {
     int32_t threads;     /* >= 1 */
@@ -112,10 +104,6 @@ typedef struct {
     /* make room for activations within these limits; once, before any verb */
     fm_status (*reserve)(fm_backend *b, const fm_limits *limits, fm_error *err);
     size_t (*scratch)(const fm_limits *limits, int32_t threads); /* bytes that reserve takes */
-
-    /* from now on tell `watch`, which lives until the next call; NULL: nobody. Without this verb nobody can watch. Hidden
-     * rows are told of where the down matrix is not affine. */
-    void (*watch)(fm_backend *b, const fm_watch *watch);
 
     /* order: submit starts what is queued and gives its ticket; wait reports the first failure */
     uint64_t (*submit)(fm_backend *b);

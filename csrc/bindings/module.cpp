@@ -1,6 +1,5 @@
 // The Python module: converts, calls, raises. No logic, no caching, no defaults beyond the C ones.
 #include <algorithm>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -108,25 +107,6 @@ fm_read_kind read_kind(const std::string &word)
 
 constexpr const char *evict_words[] = {"auto", "lru", "lfu", "slru", "static"};
 
-// Who is told what matrices are multiplied with; the first thing that goes wrong ends the telling.
-struct Watcher {
-    nb::callable tell;
-    std::exception_ptr failed;
-
-    static void call(void *context, const char *name, int32_t expert, const float *x, int32_t rows, int32_t cols)
-    {
-        auto *w = static_cast<Watcher *>(context);
-        nb::gil_scoped_acquire gil;
-        if (w->failed) return;
-        try {
-            const size_t shape[] = {static_cast<size_t>(rows), static_cast<size_t>(cols)};
-            w->tell(name, expert, nb::ndarray<nb::numpy, float, nb::ndim<2>>(const_cast<float *>(x), 2, shape).cast());
-        } catch (...) {
-            w->failed = std::current_exception();
-        }
-    }
-};
-
 // Closed when the last of its model object and sessions lets go of it.
 struct ModelHandle {
     fm_model *c = nullptr;
@@ -170,11 +150,8 @@ class Model
         return handle_;
     }
 
-    ~Model() { stop(); }
-
     void close()
     {
-        stop();
         nb::gil_scoped_release nogil;
         handle_.reset();
     }
@@ -237,16 +214,6 @@ class Model
         return fm_model_recorded(handle()->c, out.data(), static_cast<int64_t>(out.shape(0)));
     }
 
-    // None ends it, and raises what the callback raised.
-    void watch(std::optional<nb::callable> tell)
-    {
-        std::unique_ptr<Watcher> next(tell ? new Watcher{*tell, nullptr} : nullptr);
-        auto model = handle();
-        run([&](fm_error *err) { return fm_model_watch(model->c, next ? Watcher::call : nullptr, next.get(), err); });
-        watcher_.swap(next);
-        if (next && next->failed) std::rethrow_exception(next->failed);
-    }
-
     void expert_uses(Counts out)
     {
         fm_model_info i;
@@ -266,18 +233,7 @@ class Model
     }
 
   private:
-    void stop()
-    {
-        if (!watcher_ || !handle_) return;
-        {
-            nb::gil_scoped_release nogil;
-            fm_model_watch(handle_->c, nullptr, nullptr, nullptr);
-        }
-        watcher_.reset();
-    }
-
     std::shared_ptr<ModelHandle> handle_;
-    std::unique_ptr<Watcher> watcher_; // lives as long as the core may call it
 };
 
 class Session
@@ -501,19 +457,6 @@ double affine_search(Floats x, Row importance, int32_t bits, int32_t group, cons
     return error;
 }
 
-// The same with error feedback; x is used up.
-double affine_feedback(Logits x, Floats factor, int32_t bits, int32_t group, const std::string &scale, Bytes weight, Bytes scales,
-                       Bytes biases)
-{
-    const fm_quant quant = affine_quant(bits, group, scale);
-    const fm_matrix_layout layout = affine_layout(quant, Floats(x), weight, scales, biases);
-    if (factor.shape(0) != x.shape(1) || factor.shape(1) != x.shape(1))
-        throw nb::value_error("the factor needs a row and a column for each column");
-    nb::gil_scoped_release nogil;
-    return fm_affine_feedback_rows(quant, x.data(), static_cast<int32_t>(x.shape(0)), static_cast<int32_t>(x.shape(1)),
-                                   factor.data(), &layout, weight.data(), scales.data(), biases.data());
-}
-
 uint64_t xxh3_64(nb::object buffer)
 {
     View view(buffer);
@@ -598,7 +541,6 @@ NB_MODULE(_core, m)
         .def("fingerprint", &Model::fingerprint)
         .def("record", &Model::record, "on"_a)
         .def("recorded", &Model::recorded, "out"_a.noconvert())
-        .def("watch", &Model::watch, "tell"_a.none())
         .def("expert_uses", &Model::expert_uses, "out"_a.noconvert())
         .def("layer_ns", &Model::layer_ns, "out"_a.noconvert())
         .def("close", &Model::close)
@@ -621,8 +563,6 @@ NB_MODULE(_core, m)
     m.def("affine_encode", &affine_encode, "x"_a.noconvert(), "bits"_a, "group"_a, "scale"_a, "weight"_a.noconvert(),
           "scales"_a.noconvert(), "biases"_a.noconvert());
     m.def("affine_search", &affine_search, "x"_a.noconvert(), "importance"_a.noconvert(), "bits"_a, "group"_a, "scale"_a,
-          "weight"_a.noconvert(), "scales"_a.noconvert(), "biases"_a.noconvert());
-    m.def("affine_feedback", &affine_feedback, "x"_a.noconvert(), "factor"_a.noconvert(), "bits"_a, "group"_a, "scale"_a,
           "weight"_a.noconvert(), "scales"_a.noconvert(), "biases"_a.noconvert());
     m.def("xxh3_64", &xxh3_64, "buffer"_a);
     m.def("probe_reads", &probe_reads, "manifest"_a, "directory"_a, nb::kw_only(), "read"_a, "read_threads"_a, "read_split"_a,

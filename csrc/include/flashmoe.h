@@ -152,16 +152,6 @@ void fm_model_record(fm_model *model, int32_t on);
 /* Copy the first `lines` lines, of 3 + experts_per_token numbers each; how many there are. */
 int64_t fm_model_recorded(fm_model *model, int32_t *out, int64_t lines);
 
-/* x[rows][cols] is what the matrix of that name is multiplied with: of the manifest, or layers.N.gate (and up) or
- * layers.N.down of that expert, which is -1 for the others. Called in a thread that evaluates, while it does. */
-typedef void (*fm_model_watcher)(void *context, const char *name, int32_t expert, const float *x, int32_t rows, int32_t cols);
-
-/*
- * From now on tell `tell` of every product, NULL: nobody. Costs time while it lasts. Down matrices that are affine are left
- * out. FM_UNSUPPORTED on another device than the CPU; FM_MEMORY if the watch that ends missed something for want of it.
- */
-fm_status fm_model_watch(fm_model *model, fm_model_watcher tell, void *context, fm_error *err);
-
 /* How often each expert was picked since the model was opened: out[layers][experts]. */
 void fm_model_expert_uses(fm_model *model, int64_t *out, int32_t experts);
 

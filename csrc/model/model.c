@@ -75,7 +75,6 @@ static void tear_down(fm_model *m)
     if (m->files) fm_files_close(m->files, m->manifest.files);
     fm_manifest_free(&m->manifest);
     free(m->trace.line);
-    free(m->watch.rows);
     free(m->layer_ns);
     pthread_mutex_destroy(&m->turn);
     free(m);

@@ -7,7 +7,6 @@
 #include "base/system.h"
 #include "model/activations.h"
 #include "model/trace.h"
-#include "model/watch.h"
 #include "model/weights.h"
 
 /* Tokens for which a session's KV cache has room at first, and by which it grows. */
@@ -34,7 +33,6 @@ struct fm_model {
     uint64_t expert_file_bytes;
     uint64_t fingerprint; /* 0: not asked for yet */
     fm_trace trace;
-    fm_model_watch_state watch;
     fm_layer_ns *layer_ns; /* [layers] */
     int32_t sessions;
     pthread_mutex_t turn;

@@ -72,13 +72,4 @@ void fm_affine_encode_row(fm_quant quant, const float *x, int32_t cols, uint8_t 
 double fm_affine_search_row(fm_quant quant, const float *x, const float *importance, int32_t cols, uint8_t *weight,
                             uint8_t *scales, uint8_t *biases);
 
-/*
- * The same form, for the least error of what the rows are multiplied with: a column's rounding error is made up for by the
- * columns that are still to be rounded, as far as their inputs go together (GPTQ). `factor`: U of U^T U = the inverse of
- * the inputs' second moments, upper triangle of [cols][cols], diagonal positive. x[rows][cols] is used up. Returns the sum
- * over the rows of (x - stored x) H (x - stored x)^T.
- */
-double fm_affine_feedback_rows(fm_quant quant, float *x, int32_t rows, int32_t cols, const float *factor,
-                               const fm_matrix_layout *layout, uint8_t *weight, uint8_t *scales, uint8_t *biases);
-
 #endif

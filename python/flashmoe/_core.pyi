@@ -1,6 +1,5 @@
 """The engine. Use flashmoe.Model, Generator and Sampler instead."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ class Model:
     def fingerprint(self) -> int: ...
     def record(self, on: bool) -> None: ...
     def recorded(self, out: NDArray[np.int32]) -> int: ...
-    def watch(self, tell: Callable[[str, int, NDArray[np.float32]], object] | None) -> None: ...
     def expert_uses(self, out: NDArray[np.int64]) -> None: ...
     def layer_ns(self, out: NDArray[np.int64]) -> None: ...
     def close(self) -> None: ...
@@ -78,16 +76,6 @@ def affine_encode(
 def affine_search(
     x: NDArray[np.float32],
     importance: NDArray[np.float32],
-    bits: int,
-    group: int,
-    scale: str,
-    weight: NDArray[np.uint8],
-    scales: NDArray[np.uint8],
-    biases: NDArray[np.uint8],
-) -> float: ...
-def affine_feedback(
-    x: NDArray[np.float32],
-    factor: NDArray[np.float32],
     bits: int,
     group: int,
     scale: str,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flashmoe.answer import Answer, Chunk, Generation, Meter, Stats
 from flashmoe.batch import Batch, Request, naming
 from flashmoe.errors import (
     ArgumentError,
-    CancelledError,
     ClosedError,
     ContextLengthError,
     PromptError,
@@ -24,6 +22,7 @@ from flashmoe.model import Model
 from flashmoe.prefix_points import PrefixPoints, stable_tokens
 from flashmoe.sampler import Sampler, TokenChooser
 from flashmoe.stop import StopMatcher
+from flashmoe.stream import Stream
 
 if TYPE_CHECKING:
     import os
@@ -72,7 +71,7 @@ class Generator:
         self._prompt: NDArray[np.int32] | None = None  # with _said: the tokens of the session
         self._said: list[int] = []
         self._loaded = False  # what the session has goes on with a prompt that extends it
-        self._latest: _Stream[Any] | None = None
+        self._latest: Stream[Any] | None = None
         self._batch: Batch | None = None
         self._closed = False
         self.stats = Stats()
@@ -458,11 +457,11 @@ class Generator:
             self.model.tokenizer, response_format, prompt, tools, tool_choice
         )
 
-    def _begin(self, items: Iterator[T]) -> _Stream[T]:
+    def _begin(self, items: Iterator[T]) -> Stream[T]:
         """Let a call take the place of the one before, when it is its turn."""
         if self._latest is not None:
             self._latest.replace()
-        stream = _Stream(self._locked(items))
+        stream = Stream(self._locked(items))
         self._latest = stream
         return stream
 
@@ -587,38 +586,3 @@ def _parsed(chunks: Iterator[Chunk], parser: ReplyParser) -> Iterator[Chunk]:
             if reason == "stop" and parser.tool_calls:
                 reason = "tool_calls"
         yield replace(chunk, deltas=tuple(deltas), finish_reason=reason)
-
-
-class _Stream(Generic[T]):
-    """The items of a call, chunks or answers, which a later call of the same thread may end.
-
-    A stream that nobody reads on, because its loop was left by ``break`` or an exception, would
-    otherwise keep the generator's turn for as long as something refers to it.
-    """
-
-    def __init__(self, items: PyGenerator[T, None, None]) -> None:
-        self._items = items
-        self._thread = threading.get_ident()
-        self._replaced = False
-
-    def __iter__(self) -> _Stream[T]:
-        return self
-
-    def __next__(self) -> T:
-        if self._replaced:
-            raise CancelledError("a later call on the same generator took this answer's place")
-        return next(self._items)
-
-    def close(self) -> None:
-        """End the answer here."""
-        self._items.close()
-
-    def replace(self) -> None:
-        """End it for a later call of the same thread; one of another thread waits its turn."""
-        state = inspect.getgeneratorstate(self._items)
-        if self._thread != threading.get_ident() or state == inspect.GEN_CLOSED:
-            return
-        if state == inspect.GEN_RUNNING:
-            raise ArgumentError("a callback of an answer cannot start another with its generator")
-        self._replaced = True
-        self._items.close()

@@ -24,7 +24,6 @@ typedef struct {
     fm_pool *pool;
     int32_t threads;
     uint64_t ticket;
-    const fm_watch *watch; /* NULL: nobody */
     fm_limits limits;
     void *scratch; /* one block, cut up below */
     size_t scratch_bytes;

@@ -172,11 +172,6 @@ static fm_status cpu_wait(fm_backend *b, uint64_t ticket, fm_error *err)
     return FM_OK;
 }
 
-static void cpu_watch(fm_backend *b, const fm_watch *watch)
-{
-    fm_cpu_of(b)->watch = watch;
-}
-
 const fm_backend_ops fm_cpu_ops = {
     .name = "cpu",
     .key_run = 1,
@@ -192,7 +187,6 @@ const fm_backend_ops fm_cpu_ops = {
     .host = cpu_host,
     .reserve = cpu_reserve,
     .scratch = cpu_scratch,
-    .watch = cpu_watch,
     .submit = cpu_submit,
     .done = cpu_done,
     .wait = cpu_wait,

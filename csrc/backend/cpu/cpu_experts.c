@@ -138,7 +138,6 @@ static void some_experts(experts_job *j)
         j->hidden.q_stride = stride;
         j->hidden.block_stride = stride / FM_Q8_BLOCK;
     }
-    if (c->watch) c->watch->experts(c->watch->context, s, j->x.x, j->hidden.q ? NULL : c->hidden, j->pick, j->n);
     run(j, s->hidden_size, down_piece);
 }
 

@@ -99,7 +99,6 @@ void fm_cpu_project(fm_backend *b, const fm_projection *p, int32_t n, fm_tensor 
 
     for (int32_t i = 0; i < n; i++) any |= j.codes[i] = !p[i].exact && fm_cpu_wants_q8(c, p[i].weight.quant);
     j.x = fm_cpu_rows(c, fm_cpu_floats(x), x.rows, x.cols, any, c->input);
-    for (int32_t i = 0; c->watch && i < n; i++) c->watch->product(c->watch->context, p[i].weight, fm_cpu_floats(x), x.rows);
     cut(&j, n, c->threads);
     fm_pool_run(c->pool, j.pieces, project_piece, &j);
 }
