@@ -66,7 +66,7 @@ def server(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def served(folder: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A hub on the loopback with an empty cache, and nothing else of this machine's settings."""
-    from huggingface_hub import constants
+    from huggingface_hub import close_session, constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -82,6 +82,7 @@ def served(folder: Path, tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             return running
 
         def __exit__(self, *what: Any) -> None:
+            close_session()  # its connections, which it would keep for the next request
             context.__exit__(*what)
 
     return Pointed()

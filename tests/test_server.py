@@ -72,13 +72,17 @@ def port(model: flashmoe.Model) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def client(port: int) -> Any:
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+def client(port: int) -> Iterator[Any]:
+    where = f"http://127.0.0.1:{port}/v1"
+    with openai.OpenAI(base_url=where, api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def claude(port: int) -> Any:
-    return anthropic.Anthropic(base_url=f"http://127.0.0.1:{port}", api_key="x", max_retries=0)
+def claude(port: int) -> Iterator[Any]:
+    where = f"http://127.0.0.1:{port}"
+    with anthropic.Anthropic(base_url=where, api_key="x", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
