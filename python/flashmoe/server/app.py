@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,16 +23,9 @@ from flashmoe.server.guard import Guard
 from flashmoe.server.openai_chat import chat_completions
 from flashmoe.server.openai_responses import Responses
 from flashmoe.server.openai_text import completions
+from flashmoe.server.page_files import page_routes
 from flashmoe.server.service import Service
 from flashmoe.server.settings import Settings
-
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-
 
 def create_app(
     model: Model | str | os.PathLike[str], settings: Settings | None = None, **options: Any
@@ -63,8 +55,8 @@ def create_app(
             if own:
                 opened.close()
 
-    page = _page()
-    public = frozenset({"/health", *page})
+    page = page_routes()
+    public = frozenset({"/health", *(route.path for route in page)})
     responses = Responses(service)
     routes = [
         Route("/health", _health(service)),
@@ -82,7 +74,7 @@ def create_app(
             _messages(service, anthropic.count_tokens),
             methods=["POST"],
         ),
-        *(Route(path, _file(*file)) for path, file in page.items()),
+        *page,
     ]
     guard = Middleware(Guard, settings=settings, metrics=service.metrics, public=public)
     app = Starlette(
@@ -97,24 +89,6 @@ def create_app(
 
 def _messages(service: Service, handler: Any) -> Any:
     return endpoint(service, handler, Failure.anthropic)
-
-
-def _page() -> dict[str, tuple[bytes, str]]:
-    """Path, contents and type of every file of the web page."""
-    files = {}
-    folder = resources.files("flashmoe.server") / "page"
-    for file in folder.iterdir() if folder.is_dir() else ():
-        kind = _TYPES.get(os.path.splitext(file.name)[1])
-        if kind is not None:
-            files["/" if file.name == "index.html" else f"/{file.name}"] = (file.read_bytes(), kind)
-    return files
-
-
-def _file(contents: bytes, kind: str) -> Any:
-    async def answer(request: Request) -> Response:
-        return Response(contents, media_type=kind, headers={"Cache-Control": "no-cache"})
-
-    return answer
 
 
 def _health(service: Service) -> Any:
