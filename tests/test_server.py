@@ -5,22 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 import flashmoe
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
 
-from flashmoe.server import Settings, create_app  # noqa: E402
+from flashmoe.server import Settings  # noqa: E402
+from serving import serving  # noqa: E402
 
 QUESTION = [{"role": "user", "content": "What is a mixture of experts?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Oslo for 3 days?"}]
@@ -44,25 +43,6 @@ GREEDY = {"temperature": 0}
 def model() -> Iterator[flashmoe.Model]:
     with flashmoe.Model(flashmoe.demo_model_path(), memory="200MB") as opened:
         yield opened
-
-
-@contextmanager
-def serving(model: flashmoe.Model, **settings: Any) -> Iterator[int]:
-    """A server on a free port, which is given."""
-    app = create_app(model, Settings(name="demo", **settings))
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    bound = config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    try:
-        yield bound.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-        bound.close()
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from flashmoe.server.page_files import page_routes
 from flashmoe.server.service import Service
 from flashmoe.server.settings import Settings
 
+
 def create_app(
     model: Model | str | os.PathLike[str], settings: Settings | None = None, **options: Any
 ) -> Starlette:

@@ -1,4 +1,4 @@
-// Which experts are used: one cell for each expert of each layer, darker by the logarithm.
+// Which experts are used: one cell for each expert of each layer, stronger by the root of its uses.
 
 import { count } from "./format.js";
 
@@ -47,12 +47,12 @@ export class HeatMap {
         const of = (at) => Math.floor((at * experts) / columns);
         const value = Math.max(...row.slice(of(column), of(column + 1)));
         const [left, right] = [column, column + 1].map((at) => Math.round((at * width) / columns));
-        context.globalAlpha = FAINTEST + (1 - FAINTEST) * (Math.log1p(value) / Math.log1p(highest));
+        context.globalAlpha = FAINTEST + (1 - FAINTEST) * Math.sqrt(value / highest);
         context.fillRect(left, layer * cell, right - left - gap, cell - gap);
       }
     });
     axis.textContent = `${count(experts)} experts →`;
-    most.textContent = count(highest);
+    most.textContent = times(highest);
   }
 
   #summarise() {
@@ -61,7 +61,7 @@ export class HeatMap {
     const most = used.reduce((a, b) => (b.value > a.value ? b : a), used[0]);
     this.#say(
       most
-        ? `${count(used.length)} of ${count(cells.length)} experts used, most of all ${place(most)}.`
+        ? `${count(used.length)} of ${count(cells.length)} experts used. Most: ${place(most)}.`
         : "No expert has been used yet.",
     );
     this.parts.map.setAttribute("aria-label", this.parts.readout.textContent);
@@ -72,11 +72,11 @@ export class HeatMap {
     const layer = Math.floor(((event.clientY - box.top) / box.height) * this.#counts.length);
     const row = this.#counts[layer] ?? [];
     const expert = Math.floor(((event.clientX - box.left) / box.width) * row.length);
-    if (expert in row) this.#say(place({ layer, expert, value: row[expert] }, true));
+    if (expert in row) this.#say(place({ layer, expert, value: row[expert] }));
   }
 
   #say(text) {
-    this.parts.readout.textContent = text;
+    this.parts.readout.textContent = text[0].toUpperCase() + text.slice(1);
   }
 }
 
@@ -86,6 +86,10 @@ export function difference(counts, before) {
   return rows.some((row) => row.some((value) => value < 0)) ? counts : rows;
 }
 
-function place({ layer, expert, value }, begins = false) {
-  return `${begins ? "Layer" : "layer"} ${layer}, expert ${expert}: ${value === 1 ? "once" : `${count(value)} times`}`;
+function place({ layer, expert, value }) {
+  return `layer ${layer}, expert ${expert}: ${times(value)}`;
+}
+
+function times(value) {
+  return value === 1 ? "once" : `${count(value)} times`;
 }

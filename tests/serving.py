@@ -1,0 +1,39 @@
+"""A server in a thread of the test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+import flashmoe
+from flashmoe.server import Settings, create_app
+
+
+@contextmanager
+def serving(model: flashmoe.Model, **settings: Any) -> Iterator[int]:
+    """A model on a free port, which is given."""
+    with serving_app(create_app(model, Settings(name="demo", **settings))) as port:
+        yield port
+
+
+@contextmanager
+def serving_app(app: Any) -> Iterator[int]:
+    """An application on a free port, which is given."""
+    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    bound = config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    try:
+        yield bound.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        bound.close()
