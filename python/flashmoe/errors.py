@@ -129,6 +129,14 @@ class ClosedError(FlashMoEError, RuntimeError):
     """The model or generator was closed."""
 
 
+class ForkedProcessError(FlashMoEError, RuntimeError):
+    """A model was used in a process that was forked after the model was opened.
+
+    A forked process has a copy of the model's memory but none of its threads. Open the model
+    there, or start processes by ``"spawn"`` or ``"forkserver"``.
+    """
+
+
 _BY_STATUS: dict[str, type[FlashMoEError]] = {
     "ARGUMENT": ArgumentError,
     "MEMORY": OutOfMemoryError,
@@ -143,6 +151,7 @@ _BY_STATUS: dict[str, type[FlashMoEError]] = {
     "INTEGRITY": IntegrityError,
     "NUMERIC": NumericalError,
     "CLOSED": ClosedError,
+    "FORKED": ForkedProcessError,
 }
 
 

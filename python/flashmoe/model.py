@@ -303,6 +303,7 @@ class Model:
         """
         import numpy as np
 
+        self._core.check()
         ids = np.asarray(token_ids)
         if ids.ndim != 1 or ids.size == 0:
             raise PromptError(
@@ -360,8 +361,7 @@ class Model:
         return f"Model({str(self.path)!r}, {self.config.get('model_type')}, {k}{state})"
 
     def _open(self) -> _core.Model:
-        if self._core.closed:
-            raise ClosedError("the model is closed")
+        self._core.check()
         return self._core
 
 
