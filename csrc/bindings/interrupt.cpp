@@ -14,6 +14,7 @@ namespace
 {
 
 std::atomic<fm_session *> running{nullptr};
+std::atomic<volatile int32_t *> flag{nullptr};
 std::atomic<bool> arrived{false};
 struct sigaction before;
 
@@ -30,13 +31,14 @@ void on_interrupt(int number, siginfo_t *info, void *context)
 {
     arrived = true;
     if (fm_session *session = running) fm_session_cancel(session);
+    if (volatile int32_t *cancel = flag) *cancel = 1;
     if (before.sa_flags & SA_SIGINFO) before.sa_sigaction(number, info, context);
     else before.sa_handler(number);
 }
 
 } // namespace
 
-Interruptible::Interruptible(fm_session *session)
+Interruptible::Interruptible(fm_session *session, volatile int32_t *cancel)
 {
     if (!on_main_thread() || sigaction(SIGINT, nullptr, &before) != 0) return;
     if (!(before.sa_flags & SA_SIGINFO) && (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)) return;
@@ -47,13 +49,16 @@ Interruptible::Interruptible(fm_session *session)
     sigemptyset(&ours.sa_mask);
     arrived = false;
     running = session;
+    flag = cancel;
     installed_ = sigaction(SIGINT, &ours, nullptr) == 0;
 }
 
 Interruptible::~Interruptible()
 {
-    if (installed_) sigaction(SIGINT, &before, nullptr);
+    if (!installed_) return; // what is there belongs to a call on the main thread
+    sigaction(SIGINT, &before, nullptr);
     running = nullptr;
+    flag = nullptr;
 }
 
 bool Interruptible::fired() const

@@ -58,6 +58,14 @@ fm_model_info describe(const ModelHandle &model)
     return info;
 }
 
+// What becomes of a call that SIGINT arrived in: an exception, if Python's handler raises one; else, if it was cut short, it
+// is made again.
+bool to_repeat(fm_status status)
+{
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    return status == FM_CANCELLED;
+}
+
 class Model
 {
   public:
@@ -82,10 +90,23 @@ class Model
                                         {evict_words[0], evict_words[1], evict_words[2], evict_words[3], evict_words[4]});
         o.serial = !overlap;
         o.no_guess = !guess;
+        volatile int32_t cancel = 0;
+        bool again = true;
+        o.cancel = &cancel;
         auto handle = std::make_shared<ModelHandle>();
-        run([&](fm_error *err) {
-            return fm_model_open(manifest.data(), manifest.size(), directory.c_str(), &o, &handle->c, err);
-        });
+        fm_error err{};
+        fm_status status = FM_OK;
+        while (again) {
+            {
+                nb::gil_scoped_release nogil;
+                Interruptible guard(nullptr, &cancel);
+                cancel = 0;
+                status = fm_model_open(manifest.data(), manifest.size(), directory.c_str(), &o, &handle->c, &err);
+                again = guard.fired();
+            }
+            again = again && to_repeat(status);
+        }
+        check(status, err);
         handle_ = std::move(handle);
     }
 
@@ -97,7 +118,7 @@ class Model
     }
 
     // Raises if the model cannot be used.
-    void check() const { handle(); }
+    void check_open() const { handle(); }
 
     void close()
     {
@@ -353,10 +374,7 @@ class Session
                 interrupted = guard.fired();
             }
         }
-        if (interrupted) {
-            if (PyErr_CheckSignals() != 0) throw nb::python_error();
-            if (status == FM_CANCELLED) return false;
-        }
+        if (interrupted && to_repeat(status)) return false;
         if (closed >= 0) raise("CLOSED", "the session is closed", closed);
         if (status == FM_OK) return true;
         raise(status == FM_IO ? "EXPERT_IO" : status_name(status), err.message[0] ? err.message : fm_status_text(status),
@@ -384,7 +402,7 @@ void bind_model(nb::module_ &m)
              "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "overlap"_a = true, "guess"_a = true,
              "cache"_a = "")
         .def("info", &Model::info)
-        .def("check", &Model::check)
+        .def("check_open", &Model::check_open)
         .def("fingerprint", &Model::fingerprint)
         .def("record", &Model::record, "on"_a)
         .def("recorded", &Model::recorded, "out"_a.noconvert())

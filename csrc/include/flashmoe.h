@@ -38,7 +38,7 @@ extern "C" {
     X(DEVICE, -6, "the device reported a failure")                 \
     X(FULL, -7, "the session has no room for more tokens")         \
     X(BUSY, -8, "something opened from it is still open")          \
-    X(CANCELLED, -9, "fm_session_cancel was called")               \
+    X(CANCELLED, -9, "it was cancelled")                           \
     X(BUDGET, -10, "over the memory budget")                       \
     X(INTEGRITY, -11, "bytes on disk do not match their checksum") \
     X(NUMERIC, -12, "NaN or infinity where a finite number must be")
@@ -98,6 +98,7 @@ typedef struct {
     fm_evict_kind evict;
     int32_t serial;   /* 1: read all, then compute all: nothing is read while something is computed */
     int32_t no_guess; /* 1: no reading of what the next layer may need */
+    const volatile int32_t *cancel; /* set to 1 while the model is being opened: FM_CANCELLED soon. NULL: nobody does */
 } fm_model_options;
 
 typedef struct {

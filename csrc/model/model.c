@@ -112,6 +112,7 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
     FM_TRY_UNDO(open_files(m, directory, err));
     FM_TRY_UNDO(open_device(&m->options, &m->backend, err));
     m->options.device = m->options.cache = NULL;
+    m->options.cancel = NULL;
     m->slot_bytes = fm_plan_slot_bytes(&m->manifest);
     m->state_bytes = 2 * fm_plan_state_bytes(spec);
     m->kv_row_bytes = fm_plan_kv_row_bytes(spec, m->options.kv);
@@ -122,7 +123,7 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
     limits = fm_activations_limits(spec, m->options.prefill_rows);
     FM_TRY_UNDO(m->backend->ops->reserve(m->backend, &limits, err));
     FM_TRY_UNDO(fm_activations_open(spec, m->options.prefill_rows, m->backend, &m->room, err));
-    FM_TRY_UNDO(fm_weights_load(&m->weights, m->backend, m->files, err));
+    FM_TRY_UNDO(fm_weights_load(&m->weights, m->backend, m->files, options->cancel, err));
     FM_TRY_UNDO(open_store(m, err));
     *out = m;
     return FM_OK;

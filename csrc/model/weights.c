@@ -162,7 +162,28 @@ undo:
 
 /* ---- read ------------------------------------------------------------------------ */
 
-static fm_status read_blocks(const fm_block_list *list, size_t row_bytes, const fm_file *files, uint8_t *to, fm_error *err)
+#define PIECE ((size_t)32 << 20) /* bytes read, or numbers looked at, before somebody may cancel */
+
+typedef struct {
+    const fm_file *files;
+    const volatile int32_t *cancel; /* NULL: nobody does */
+} source;
+
+static fm_status may_go_on(const source *from, fm_error *err)
+{
+    return from->cancel && *from->cancel ? fm_fail(err, FM_CANCELLED, "opening the model was cancelled") : FM_OK;
+}
+
+static fm_status read_run(const source *from, int32_t file, uint64_t at, size_t bytes, uint8_t *to, fm_error *err)
+{
+    for (size_t done = 0; done < bytes; done += PIECE) {
+        FM_TRY(may_go_on(from, err));
+        FM_TRY(fm_read_all(&from->files[file], to + done, bytes - done < PIECE ? bytes - done : PIECE, at + done, err));
+    }
+    return FM_OK;
+}
+
+static fm_status read_blocks(const fm_block_list *list, size_t row_bytes, const source *from, uint8_t *to, fm_error *err)
 {
     for (int32_t i = 0; i < list->n; i++) {
         const fm_blocks *b = &list->block[i];
@@ -173,64 +194,68 @@ static fm_status read_blocks(const fm_block_list *list, size_t row_bytes, const 
             count = 1;
         }
         for (int32_t j = 0; j < count; j++, to += bytes)
-            FM_TRY(fm_read_all(&files[b->file], to, bytes, b->at + b->stride * (uint64_t)j, err));
+            FM_TRY(read_run(from, b->file, b->at + b->stride * (uint64_t)j, bytes, to, err));
     }
     return FM_OK;
 }
 
-static fm_status check_finite(const fm_wanted *t, fm_number kind, const uint8_t *at, size_t n, const fm_file *files,
-                              fm_error *err)
+static fm_status check_finite(const fm_wanted *t, fm_number kind, const uint8_t *at, size_t n, const source *from, fm_error *err)
 {
-    size_t where;
-    if (fm_numbers_finite(kind, at, n, &where)) return FM_OK;
-    return fm_fail(err, FM_NUMERIC, "tensor %s (%s): number %zu is NaN or infinite", t->name,
-                   files[t->from->weight.block[0].file].path, where);
+    for (size_t done = 0, where; done < n; done += PIECE) {
+        FM_TRY(may_go_on(from, err));
+        size_t some = n - done < PIECE ? n - done : PIECE;
+        if (!fm_numbers_finite(kind, at + done * fm_number_size(kind), some, &where))
+            return fm_fail(err, FM_NUMERIC, "tensor %s (%s): number %zu is NaN or infinite", t->name,
+                           from->files[t->from->weight.block[0].file].path, done + where);
+    }
+    return FM_OK;
 }
 
-static fm_status load_small(const fm_wanted *t, const fm_file *files, float *to, fm_error *err)
+static fm_status load_small(const fm_wanted *t, const source *from, float *to, fm_error *err)
 {
     size_t n = (size_t)t->rows * (size_t)t->cols, size = fm_number_size(t->from->quant.kind);
     uint8_t *raw = malloc(n * size);
     if (!raw) return fm_fail(err, FM_MEMORY, "no memory for tensor %s", t->name);
 
-    fm_status status = read_blocks(&t->from->weight, (size_t)t->cols * size, files, raw, err);
+    fm_status status = read_blocks(&t->from->weight, (size_t)t->cols * size, from, raw, err);
     if (status == FM_OK) {
         fm_numbers_decode(t->from->quant.kind, raw, (int32_t)n, to);
         if (t->from->add)
             for (size_t i = 0; i < n; i++) to[i] += 1;
-        status = check_finite(t, FM_F32, (const uint8_t *)to, n, files, err);
+        status = check_finite(t, FM_F32, (const uint8_t *)to, n, from, err);
     }
     free(raw);
     return status;
 }
 
-static fm_status load_matrix(const fm_wanted *t, const fm_file *files, uint8_t *to, fm_error *err)
+static fm_status load_matrix(const fm_wanted *t, const source *from, uint8_t *to, fm_error *err)
 {
     fm_quant quant = t->from->quant;
     fm_matrix_layout l;
     size_t cells = (size_t)t->rows * (size_t)t->cols;
 
     FM_TRY(fm_matrix_measure(quant, t->rows, t->cols, &l, err));
-    FM_TRY(read_blocks(&t->from->weight, l.row_bytes, files, to, err));
-    if (quant.kind != FM_AFFINE) return check_finite(t, quant.kind, to, cells, files, err);
+    FM_TRY(read_blocks(&t->from->weight, l.row_bytes, from, to, err));
+    if (quant.kind != FM_AFFINE) return check_finite(t, quant.kind, to, cells, from, err);
 
-    FM_TRY(read_blocks(&t->from->scales, l.scale_row_bytes, files, to + l.scales_at, err));
-    FM_TRY(read_blocks(&t->from->biases, l.scale_row_bytes, files, to + l.biases_at, err));
+    FM_TRY(read_blocks(&t->from->scales, l.scale_row_bytes, from, to + l.scales_at, err));
+    FM_TRY(read_blocks(&t->from->biases, l.scale_row_bytes, from, to + l.biases_at, err));
     cells /= (size_t)quant.group;
-    FM_TRY(check_finite(t, quant.scale, to + l.scales_at, cells, files, err));
-    return check_finite(t, quant.scale, to + l.biases_at, cells, files, err);
+    FM_TRY(check_finite(t, quant.scale, to + l.scales_at, cells, from, err));
+    return check_finite(t, quant.scale, to + l.biases_at, cells, from, err);
 }
 
-fm_status fm_weights_load(fm_weights *w, fm_backend *backend, const fm_file *files, fm_error *err)
+fm_status fm_weights_load(fm_weights *w, fm_backend *backend, const fm_file *files, const volatile int32_t *cancel, fm_error *err)
 {
+    const source from = {files, cancel};
     FM_TRY(backend->ops->alloc(backend, w->bytes, FM_SHARED, &w->buf, err));
     uint8_t *host = backend->ops->host(w->buf);
 
     for (int32_t i = 0; i < w->count; i++) {
         const fm_wanted *t = &w->wanted[i];
         t->to->buf = w->buf;
-        if (t->small) FM_TRY(load_small(t, files, (float *)(void *)(host + t->at), err));
-        else FM_TRY(load_matrix(t, files, host + t->at, err));
+        if (t->small) FM_TRY(load_small(t, &from, (float *)(void *)(host + t->at), err));
+        else FM_TRY(load_matrix(t, &from, host + t->at, err));
     }
     return FM_OK;
 }

@@ -36,8 +36,10 @@ typedef struct {
  * has another shape, or is not wanted; `weights` is then empty. It must not be moved afterwards. */
 fm_status fm_weights_plan(const fm_manifest *manifest, fm_weights *weights, fm_error *err);
 
-/* Read every planned tensor into one buffer of the device. FM_NUMERIC names a tensor with NaN or infinity. */
-fm_status fm_weights_load(fm_weights *weights, fm_backend *backend, const fm_file *files, fm_error *err);
+/* Read every planned tensor into one buffer of the device. FM_NUMERIC names a tensor with NaN or infinity; FM_CANCELLED soon
+ * after *cancel was set; NULL: nobody does. */
+fm_status fm_weights_load(fm_weights *weights, fm_backend *backend, const fm_file *files, const volatile int32_t *cancel,
+                          fm_error *err);
 
 void fm_weights_free(fm_weights *weights, fm_backend *backend);
 

@@ -427,6 +427,7 @@ class Generator:
     def _encode(self, prompt: Prompt) -> NDArray[np.int32]:
         if self._closed:
             raise ClosedError("the generator is closed")
+        self.model.check_open()
         if isinstance(prompt, str):
             if not prompt:
                 raise PromptError("the prompt is empty")

@@ -290,6 +290,15 @@ class Model:
         self._sessions.add(session)
         return session
 
+    def check_open(self) -> None:
+        """Raise if the model cannot be used.
+
+        Raises:
+            ClosedError: It was closed.
+            ForkedProcessError: This process was forked after the model was opened.
+        """
+        self._core.check_open()
+
     def check_tokens(
         self, token_ids: Sequence[int] | NDArray[np.integer[Any]]
     ) -> NDArray[np.int32]:
@@ -303,7 +312,7 @@ class Model:
         """
         import numpy as np
 
-        self._core.check()
+        self.check_open()
         ids = np.asarray(token_ids)
         if ids.ndim != 1 or ids.size == 0:
             raise PromptError(
@@ -361,7 +370,7 @@ class Model:
         return f"Model({str(self.path)!r}, {self.config.get('model_type')}, {k}{state})"
 
     def _open(self) -> _core.Model:
-        self._core.check()
+        self.check_open()
         return self._core
 
 
