@@ -2,8 +2,12 @@
 #ifndef FM_BINDINGS_COMMON_H
 #define FM_BINDINGS_COMMON_H
 
+#include <atomic>
 #include <initializer_list>
 #include <string>
+
+#include <pthread.h>
+#include <unistd.h>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -54,6 +58,33 @@ inline const char *status_name(fm_status status)
     throw nb::python_error();
 }
 
+// No GIL while it lives. A thread that is still at work when the interpreter ends does not come back: Python would end it
+// here, inside of C++ functions that nothing may leave this way, and with it the process.
+class Unlocked
+{
+  public:
+    Unlocked() : state_(PyEval_SaveThread()) {}
+    ~Unlocked()
+    {
+        while (leaving && !pthread_equal(pthread_self(), last)) pause();
+        PyEval_RestoreThread(state_);
+    }
+    Unlocked(const Unlocked &) = delete;
+    Unlocked &operator=(const Unlocked &) = delete;
+
+    // The interpreter is about to end, on this thread.
+    static void leave()
+    {
+        last = pthread_self();
+        leaving = true;
+    }
+
+  private:
+    inline static std::atomic<bool> leaving{false};
+    inline static pthread_t last;
+    PyThreadState *state_;
+};
+
 inline void check(fm_status status, const fm_error &err)
 {
     if (status != FM_OK) raise(status_name(status), err.message[0] ? err.message : fm_status_text(status));
@@ -65,7 +96,7 @@ template <typename F> void run(F &&call)
     fm_error err{};
     fm_status status;
     {
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         status = call(&err);
     }
     check(status, err);

@@ -13,7 +13,6 @@
 namespace
 {
 
-std::atomic<fm_session *> running{nullptr};
 std::atomic<volatile int32_t *> flag{nullptr};
 std::atomic<bool> arrived{false};
 struct sigaction before;
@@ -30,7 +29,6 @@ bool on_main_thread()
 void on_interrupt(int number, siginfo_t *info, void *context)
 {
     arrived = true;
-    if (fm_session *session = running) fm_session_cancel(session);
     if (volatile int32_t *cancel = flag) *cancel = 1;
     if (before.sa_flags & SA_SIGINFO) before.sa_sigaction(number, info, context);
     else before.sa_handler(number);
@@ -38,7 +36,7 @@ void on_interrupt(int number, siginfo_t *info, void *context)
 
 } // namespace
 
-Interruptible::Interruptible(fm_session *session, volatile int32_t *cancel)
+Interruptible::Interruptible(volatile int32_t *cancel)
 {
     if (!on_main_thread() || sigaction(SIGINT, nullptr, &before) != 0) return;
     if (!(before.sa_flags & SA_SIGINFO) && (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)) return;
@@ -48,7 +46,6 @@ Interruptible::Interruptible(fm_session *session, volatile int32_t *cancel)
     ours.sa_flags = SA_SIGINFO | (before.sa_flags & (SA_ONSTACK | SA_RESTART));
     sigemptyset(&ours.sa_mask);
     arrived = false;
-    running = session;
     flag = cancel;
     installed_ = sigaction(SIGINT, &ours, nullptr) == 0;
 }
@@ -57,7 +54,6 @@ Interruptible::~Interruptible()
 {
     if (!installed_) return; // what is there belongs to a call on the main thread
     sigaction(SIGINT, &before, nullptr);
-    running = nullptr;
     flag = nullptr;
 }
 

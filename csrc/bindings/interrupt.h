@@ -1,14 +1,14 @@
 // Ctrl-C during a long C call: SIGINT cancels it, then Python's own handler runs.
 #pragma once
 
-#include "flashmoe.h"
+#include <cstdint>
 
 // While it lives, and only on the main thread with Python's handler installed,
-// SIGINT also cancels `session` and sets `cancel` to 1, if they are not null. Python's handler is put back at the end.
+// SIGINT also sets `cancel` to 1. Python's handler is put back at the end.
 class Interruptible
 {
   public:
-    explicit Interruptible(fm_session *session, volatile int32_t *cancel = nullptr);
+    explicit Interruptible(volatile int32_t *cancel);
     ~Interruptible();
     Interruptible(const Interruptible &) = delete;
     Interruptible &operator=(const Interruptible &) = delete;

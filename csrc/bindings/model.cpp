@@ -53,7 +53,7 @@ struct ModelHandle {
 fm_model_info describe(const ModelHandle &model)
 {
     fm_model_info info;
-    nb::gil_scoped_release nogil;
+    Unlocked nogil;
     fm_model_describe(model.c, &info);
     return info;
 }
@@ -98,8 +98,8 @@ class Model
         fm_status status = FM_OK;
         while (again) {
             {
-                nb::gil_scoped_release nogil;
-                Interruptible guard(nullptr, &cancel);
+                Unlocked nogil;
+                Interruptible guard(&cancel);
                 cancel = 0;
                 status = fm_model_open(manifest.data(), manifest.size(), directory.c_str(), &o, &handle->c, &err);
                 again = guard.fired();
@@ -123,7 +123,7 @@ class Model
     void close()
     {
         auto last = std::move(handle_); // while no other thread of Python's looks
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         last.reset();
     }
 
@@ -176,7 +176,7 @@ class Model
     void record(bool on)
     {
         auto model = handle();
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         fm_model_record(model->c, on);
     }
 
@@ -186,7 +186,7 @@ class Model
         auto model = handle();
         const auto width = static_cast<size_t>(3 + describe(*model).experts_per_token);
         if (out.shape(1) != width) throw nb::value_error("lines have another width");
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         return fm_model_recorded(model->c, out.data(), static_cast<int64_t>(out.shape(0)));
     }
 
@@ -196,7 +196,7 @@ class Model
         const fm_model_info i = describe(*model);
         if (out.shape(0) != static_cast<size_t>(i.layers) || out.shape(1) != static_cast<size_t>(i.experts))
             throw nb::value_error("the counts need a row a layer and a column an expert");
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         fm_model_expert_uses(model->c, out.data(), i.experts);
     }
 
@@ -205,7 +205,7 @@ class Model
         auto model = handle();
         if (out.shape(0) != static_cast<size_t>(describe(*model).layers) || out.shape(1) != 4)
             throw nb::value_error("the times need a row a layer");
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         fm_model_layer_ns(model->c, out.data());
     }
 
@@ -228,7 +228,7 @@ class Session
     void close()
     {
         if (!owner_.here()) return;
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         std::unique_lock<std::mutex> life(life_);
         if (c_) fm_session_cancel(c_);
         life.unlock();
@@ -268,7 +268,7 @@ class Session
     void reset()
     {
         owner_.check();
-        nb::gil_scoped_release nogil;
+        Unlocked nogil;
         std::lock_guard<std::mutex> turn(turn_);
         if (c_) fm_session_reset(c_);
     }
@@ -357,19 +357,20 @@ class Session
     {
         fm_error err{};
         fm_status status = FM_ARGUMENT;
+        volatile int32_t cancel = 0;
         bool interrupted = false;
         int32_t closed = -1, at_fault = -1;
         {
-            nb::gil_scoped_release nogil;
+            Unlocked nogil;
             auto turns = take_turns(sessions);
             std::vector<fm_append> parts;
             for (size_t i = 0; i < sessions.size(); i++) {
                 if (!sessions[i]->c_ && closed < 0) closed = static_cast<int32_t>(i);
                 parts.push_back({sessions[i]->c_, tokens[i].data(), static_cast<int32_t>(tokens[i].shape(0)), logits[i].data(),
-                                 static_cast<int32_t>(logits[i].shape(0))});
+                                 static_cast<int32_t>(logits[i].shape(0)), i ? nullptr : &cancel});
             }
             if (closed < 0) {
-                Interruptible guard(parts[0].session);
+                Interruptible guard(&cancel);
                 status = fm_sessions_eval(parts.data(), static_cast<int32_t>(parts.size()), &at_fault, &err);
                 interrupted = guard.fired();
             }

@@ -28,7 +28,7 @@ std::tuple<int32_t, uint64_t> sample(Row logits, float temperature, float top_p,
 float logprob(Row logits, int32_t id)
 {
     if (id < 0 || static_cast<size_t>(id) >= logits.shape(0)) throw nb::index_error("token id outside the logits");
-    nb::gil_scoped_release nogil;
+    Unlocked nogil;
     return fm_logprob(logits.data(), static_cast<int32_t>(logits.shape(0)), id);
 }
 
@@ -57,7 +57,7 @@ void affine_encode(Floats x, int32_t bits, int32_t group, const std::string &sca
 {
     const fm_quant quant = affine_quant(bits, group, scale);
     const fm_matrix_layout layout = affine_layout(quant, x, weight, scales, biases);
-    nb::gil_scoped_release nogil;
+    Unlocked nogil;
     for (size_t r = 0; r < x.shape(0); r++)
         fm_affine_encode_row(quant, x.data() + r * x.shape(1), static_cast<int32_t>(x.shape(1)),
                              weight.data() + r * layout.row_bytes, scales.data() + r * layout.scale_row_bytes,
@@ -73,7 +73,7 @@ double affine_search(Floats x, Row importance, int32_t bits, int32_t group, cons
     if (importance.shape(0) && importance.shape(0) != x.shape(1)) throw nb::value_error("importance needs a number a column");
     const float *h = importance.shape(0) ? importance.data() : nullptr;
     double error = 0;
-    nb::gil_scoped_release nogil;
+    Unlocked nogil;
     for (size_t r = 0; r < x.shape(0); r++)
         error += fm_affine_search_row(quant, x.data() + r * x.shape(1), h, static_cast<int32_t>(x.shape(1)),
                                       weight.data() + r * layout.row_bytes, scales.data() + r * layout.scale_row_bytes,
@@ -84,7 +84,7 @@ double affine_search(Floats x, Row importance, int32_t bits, int32_t group, cons
 uint64_t xxh3_64(nb::object buffer)
 {
     View view(buffer);
-    nb::gil_scoped_release nogil;
+    Unlocked nogil;
     return fm_xxh3(view.c.buf, static_cast<size_t>(view.c.len));
 }
 

@@ -252,6 +252,7 @@ typedef struct {
     int32_t n;
     float *logits;
     int32_t wanted;
+    const volatile int32_t *cancel; /* set to 1: as fm_session_cancel, but for this call alone. NULL: nobody does */
 } fm_append;
 
 /*

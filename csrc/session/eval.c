@@ -84,7 +84,8 @@ static void embed(const fm_step *s)
 static int32_t first_cancelled(const fm_step *s)
 {
     for (int32_t i = 0; i < s->parts; i++)
-        if (atomic_load_explicit(&s->part[i].session->cancel, memory_order_relaxed)) return i;
+        if (atomic_load_explicit(&s->part[i].session->cancel, memory_order_relaxed) || (s->part[i].cancel && *s->part[i].cancel))
+            return i;
     return -1;
 }
 
@@ -293,6 +294,6 @@ fm_status fm_sessions_eval(const fm_append *parts, int32_t count, int32_t *at_fa
 
 fm_status fm_session_eval(fm_session *session, const int32_t *tokens, int32_t n, float *logits_out, int32_t wanted, fm_error *err)
 {
-    const fm_append one = {session, tokens, n, logits_out, wanted};
+    const fm_append one = {session, tokens, n, logits_out, wanted, NULL};
     return fm_sessions_eval(&one, 1, NULL, err);
 }

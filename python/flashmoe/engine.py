@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flashmoe.batch import Event, Growing, Request, Scheduler
-from flashmoe.errors import ClosedError, FlashMoEError, QueueFullError
+from flashmoe.errors import ClosedError, FlashMoEError, ForkedProcessError, QueueFullError
 from flashmoe.model import Model
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Engine:
                 :meth:`Generator.generate_batch`.
         """
         self.model = model
+        self._process = os.getpid()
         self._scheduler = Scheduler(model, batch_size)
         self._limit = queue
         self._queues: OrderedDict[str, deque[Job]] = OrderedDict()
@@ -81,6 +83,7 @@ class Engine:
             QueueFullError: Too many wait already.
             ClosedError: The engine was closed.
         """
+        self._check_process()
         job = Job(self._scheduler.prepare(request), client, deliver)
         with self._changed:
             if self._closing:
@@ -111,6 +114,7 @@ class Engine:
         Returns:
             Whether all of it has ended.
         """
+        self._check_process()
         until = time.monotonic() + timeout
         with self._changed:
             self._closing = True
@@ -121,6 +125,8 @@ class Engine:
 
     def close(self) -> None:
         """End everything; requests that still run get a ``CancelledError``. May be called twice."""
+        if os.getpid() != self._process:
+            return  # the thread and its requests are the other process's
         with self._changed:
             self._closing = self._closed = True
             jobs = [*self._jobs.values(), *(job for q in self._queues.values() for job in q)]
@@ -129,6 +135,13 @@ class Engine:
             self.cancel(job)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise ForkedProcessError(
+                f"process {self._process} started this engine, and this process was forked from "
+                "it afterwards; start one here"
+            )
 
     # ---- on the engine's thread ----
 

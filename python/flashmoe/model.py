@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flashmoe.errors import ClosedError, PromptError, TokenizerError, UnsupportedModelError
+from flashmoe.errors import PromptError, TokenizerError, UnsupportedModelError
 
 if TYPE_CHECKING:
     import numpy as np

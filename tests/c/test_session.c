@@ -113,7 +113,7 @@ static void next_rows(fm_session *const *s, int step, int32_t (*ids)[64], float 
     for (int i = 0; i < SESSIONS; i++) {
         int32_t n = rows_of[step][i];
         for (int r = 0; r < n; r++) ids[i][r] = token(fm_session_position(s[i]) + r);
-        part[i] = (fm_append){s[i], ids[i], n, out + (size_t)i * VOCAB, 1};
+        part[i] = (fm_append){s[i], ids[i], n, out + (size_t)i * VOCAB, 1, NULL};
     }
 }
 

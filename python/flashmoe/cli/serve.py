@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def command(
             limit_concurrency=1024,
         )
         server = uvicorn.Server(config)
+        # uvicorn has a handler of its own while it runs, and then sends the signal to this one
+        signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
         socket = config.bind_socket()
         bound = socket.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
