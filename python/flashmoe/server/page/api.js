@@ -1,6 +1,8 @@
 // The server's interfaces that the page uses. Addresses are relative: a proxy may add a prefix.
 
 const KEY = "flashmoe.key";
+const AWAY = "The server cannot be reached. Is flashmoe serve still running?";
+const CUT = "The connection ended before the answer was complete.";
 
 /** A failure with words for the user. `status` is that of HTTP, 0 where there was no answer. */
 export class ApiError extends Error {
@@ -40,7 +42,7 @@ export async function* streamChat(body, signal) {
     if (chunk.error) throw new ApiError(chunk.error.message ?? "The server failed.", response.status);
     yield chunk;
   }
-  throw new ApiError("The connection ended before the answer was complete.");
+  throw new ApiError(CUT);
 }
 
 /** Server-sent events as text, as this server writes them: of one line each. */
@@ -49,7 +51,7 @@ async function* events(stream) {
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read().catch(lost);
+      const { value, done } = await reader.read().catch(lost(CUT));
       if (done) return;
       const whole = (rest + value).split("\n\n");
       rest = whole.pop();
@@ -63,9 +65,9 @@ async function* events(stream) {
 async function request(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
-  const response = await fetch(path, { ...options, headers, cache: "no-store" }).catch(lost);
+  const response = await fetch(path, { ...options, headers, cache: "no-store" }).catch(lost(AWAY));
   if (response.ok) return response;
-  const text = await response.text().catch(lost);
+  const text = await response.text().catch(lost(CUT));
   const wait = Number(response.headers.get("Retry-After"));
   const advice = wait > 0 ? ` Try again in ${wait} s.` : "";
   throw new ApiError(sentence(messageOf(text) ?? `the server answered ${response.status}`) + advice, response.status);
@@ -83,9 +85,11 @@ function sentence(text) {
   return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
-function lost(error) {
-  if (error.name === "AbortError") throw error;
-  throw new ApiError("The server cannot be reached. Is flashmoe serve still running?");
+/** What to do with a network error, unless the user wanted it. */
+function lost(text) {
+  return (error) => {
+    throw error.name === "AbortError" ? error : new ApiError(text);
+  };
 }
 
 function parsed(text) {

@@ -21,8 +21,15 @@ export function rate(value) {
 }
 
 export function seconds(value) {
+  if (value < 1) return `${Math.round(1000 * value)} ms`;
   if (value < 60) return `${Math.round(value)} s`;
   return `${Math.floor(value / 60)} min ${Math.round(value) % 60} s`;
+}
+
+/** Rounded down: only all of them are 100 %. */
+function percent(value) {
+  const finer = value > 0.99 ? 10 : 1;
+  return `${Math.floor(100 * finer * value) / finer} %`;
 }
 
 /** The line below an answer, as far as the server said it. */
@@ -33,8 +40,8 @@ export function statistics(usage, timings) {
   add(timings?.tokens_per_second || undefined, (value) => `${rate(value)} tok/s`);
   add(usage?.completion_tokens, (value) => `${count(value)} tokens`);
   add(usage?.prompt_tokens, (value) => `prompt ${count(value)}${cached ? `, ${count(cached)} cached` : ""}`);
-  add(timings?.time_to_first_token, (value) => `first after ${rate(value)} s`);
-  add(timings?.expert_hit_rate, (value) => `${(100 * value).toFixed(value > 0.995 ? 1 : 0)} % expert hits`);
+  add(timings?.time_to_first_token, (value) => `first after ${seconds(value)}`);
+  add(timings?.expert_hit_rate, (value) => `${percent(value)} expert hits`);
   add(timings?.bytes_read, (value) => `${bytes(value)} read`);
   return parts;
 }

@@ -3,7 +3,7 @@
 import { count } from "./format.js";
 
 const TALLEST = 320;
-const FAINTEST = 0.07;
+const SHADES = 64;
 
 export class HeatMap {
   #counts = [];
@@ -38,7 +38,7 @@ export class HeatMap {
     map.height = cell * layers;
     map.style.height = `${map.height / devicePixelRatio}px`;
     const context = map.getContext("2d");
-    context.fillStyle = getComputedStyle(map).color;
+    const shades = shadesOf(getComputedStyle(map));
     const highest = Math.max(1, ...this.#counts.map((row) => Math.max(...row)));
     const gap = width / columns >= 5 && cell >= 5 ? 1 : 0;
     this.#counts.forEach((row, layer) => {
@@ -47,7 +47,7 @@ export class HeatMap {
         const of = (at) => Math.floor((at * experts) / columns);
         const value = Math.max(...row.slice(of(column), of(column + 1)));
         const [left, right] = [column, column + 1].map((at) => Math.round((at * width) / columns));
-        context.globalAlpha = FAINTEST + (1 - FAINTEST) * Math.sqrt(value / highest);
+        context.fillStyle = shades[Math.round(SHADES * Math.sqrt(value / highest))];
         context.fillRect(left, layer * cell, right - left - gap, cell - gap);
       }
     });
@@ -84,6 +84,16 @@ export class HeatMap {
 export function difference(counts, before) {
   const rows = counts.map((row, layer) => row.map((value, expert) => value - (before[layer]?.[expert] ?? 0)));
   return rows.some((row) => row.some((value) => value < 0)) ? counts : rows;
+}
+
+/** From the style sheet's colour of what is never used over a middle one to the most used. */
+function shadesOf(style) {
+  const [never, some, most] = ["never", "some", "most"].map((name) => style.getPropertyValue(`--${name}`));
+  const mixed = (from, to, part) => `color-mix(in oklab, ${from}, ${to} ${100 * part}%)`;
+  return Array.from({ length: SHADES + 1 }, (_, shade) => {
+    const place = (2 * shade) / SHADES;
+    return place < 1 ? mixed(never, some, place) : mixed(some, most, place - 1);
+  });
 }
 
 function place({ layer, expert, value }) {

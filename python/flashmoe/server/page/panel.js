@@ -114,8 +114,6 @@ export class Panel {
     const facts = {
       Memory: `${bytes(status.held_bytes)} of ${bytes(status.memory)}`,
       "Experts kept": count(status.expert_slots),
-      "Experts a token": count(status.experts_per_token),
-      Context: `${count(status.context_length)} tokens`,
       Answers: `${count(status.running)} running, ${count(status.waiting)} waiting`,
     };
     const pairs = Object.entries(facts).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
