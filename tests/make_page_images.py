@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chromium import browser
 from playwright.sync_api import expect
-from serving import serving_app
 
 import flashmoe
+from chromium import browser
 from flashmoe.server import Settings, create_app
+from serving import serving_app
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SIZE = {"width": 1280, "height": 800}

@@ -415,6 +415,7 @@ def test_a_phone_and_the_dark(new_page: Callable[..., Any], address: str, page: 
     assert not phone.is_visible("#panel")
     phone.click("#panel-toggle")
     assert phone.is_visible("#heat-map")
+    assert phone.locator("#panel").bounding_box()["x"] >= 0
     assert phone.evaluate(width) == 360
     phone.keyboard.press("Escape")
     assert not phone.is_visible("#panel")
