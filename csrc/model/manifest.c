@@ -47,11 +47,28 @@ static fm_status model_line(fm_manifest_reader *r, fm_line *line, fm_error *err)
 
     FM_TRY(fm_arena_take(&m->arena, (size_t)s->layers, sizeof *r->layer, &r->layer, err));
     FM_TRY(fm_arena_take(&m->arena, (size_t)s->layers, sizeof *m->experts, &m->experts, err));
-    FM_TRY(fm_arena_take(&m->arena, FILES, sizeof *m->path, &m->path, err));
-    FM_TRY(fm_arena_take(&m->arena, FILES, sizeof *m->file_bytes, &m->file_bytes, err));
     FM_TRY(fm_arena_take(&m->arena, (size_t)s->layers + 1, sizeof *r->rope, &r->rope, err));
     s->layer = r->layer;
     s->rope = r->rope;
+    return FM_OK;
+}
+
+/* Room for one more file. */
+static fm_status more_files(fm_manifest_reader *r, fm_error *err)
+{
+    fm_manifest *m = r->out;
+    int32_t room = r->file_room ? 2 * r->file_room : 16;
+    char **path;
+    uint64_t *bytes;
+
+    if (m->files < r->file_room) return FM_OK;
+    FM_TRY(fm_arena_take(&m->arena, (size_t)room, sizeof *path, &path, err));
+    FM_TRY(fm_arena_take(&m->arena, (size_t)room, sizeof *bytes, &bytes, err));
+    if (m->files) memcpy(path, m->path, (size_t)m->files * sizeof *path);
+    if (m->files) memcpy(bytes, m->file_bytes, (size_t)m->files * sizeof *bytes);
+    m->path = path;
+    m->file_bytes = bytes;
+    r->file_room = room;
     return FM_OK;
 }
 
@@ -64,6 +81,7 @@ static fm_status file_line(fm_manifest_reader *r, fm_line *line, fm_error *err)
 
     FM_TRY(fm_line_i32(line, "index", m->files, m->files, &index, err));
     if (index >= FILES) return fm_line_fail(line, err, "more than %d files", FILES);
+    FM_TRY(more_files(r, err));
     FM_TRY(fm_line_span(line, "path", &path, err));
     FM_TRY(fm_line_u64(line, "bytes", 0, INT64_MAX, &m->file_bytes[index], err));
     FM_TRY(fm_line_has(line, "sha256", &has_sum));
@@ -226,7 +244,7 @@ static fm_status read_all(fm_manifest_reader *r, const char *text, size_t length
         if (!more) break;
         FM_TRY(one_line(r, &line, err));
     }
-    if (r->stage < STAGE_TENSORS) return fm_fail(err, FM_FORMAT, "manifest ends after line %d, before any tensor", at.number);
+    if (!r->out->tensors) return fm_fail(err, FM_FORMAT, "manifest ends after line %d without any tensor", at.number);
     if (r->stage == STAGE_TENSORS) FM_TRY(fm_manifest_end_tensor(r, err));
     FM_TRY(fm_manifest_end_experts(r, err));
 

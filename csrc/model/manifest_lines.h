@@ -10,6 +10,7 @@ typedef struct {
     fm_manifest *out;
     int32_t experts_per_token;
     int32_t stage; /* order of lines; see manifest.c */
+    int32_t file_room;
     fm_layer_spec *layer;
     fm_rope_spec *rope;
     int32_t layers_seen;
@@ -18,10 +19,9 @@ typedef struct {
     fm_blocks *blocks[3]; /* weight, scales, biases of the tensor being read */
     int32_t blocks_seen[3], blocks_room[3];
     int32_t expert_layer; /* the layer whose extents are being read; -1: none */
-    int32_t part_names;   /* parts it must have */
-    fm_extent *each[9];   /* irregular extents of the layer being read */
-    uint8_t *seen[9];     /* [experts] of irregular extents */
-    uint32_t parts_seen;  /* bit p: part p has its regular extent */
+    fm_extent *each[10];  /* irregular extents of the layer being read, by part */
+    uint8_t *seen[10];    /* [experts] of irregular extents */
+    uint32_t parts_seen;  /* bit p: part p has its extents */
     int32_t record;       /* the layer has the single part `record` */
     uint64_t *xxh3;
     int32_t sums_seen;

@@ -213,7 +213,7 @@ static fm_status part_field(fm_manifest_reader *r, fm_line *line, int32_t *out, 
     return fm_line_fail(line, err, "unknown part \"%.*s\"", (int)word.length, word.at);
 }
 
-/* Parts are collected in seen order; part 9 (record) borrows index 0 of `each`. */
+/* Parts are collected in seen order. */
 static fm_status add_part(fm_manifest_reader *r, fm_line *line, int32_t p, fm_expert_part part, fm_error *err)
 {
     fm_expert_layer *e = &r->out->experts[r->expert_layer];
@@ -233,19 +233,19 @@ static fm_status add_part(fm_manifest_reader *r, fm_line *line, int32_t p, fm_ex
 static fm_status irregular(fm_manifest_reader *r, fm_line *line, int32_t p, fm_expert_part part, uint64_t base, fm_error *err)
 {
     fm_manifest *m = r->out;
-    int32_t n = m->experts[r->expert_layer].experts, expert, i = p == 9 ? 0 : p;
+    int32_t n = m->experts[r->expert_layer].experts, expert;
 
     FM_TRY(fm_line_i32(line, "expert", 0, n - 1, &expert, err));
     FM_TRY(fm_manifest_in_file(r, line, part.file, base, part.bytes, err));
-    if (!r->each[i]) {
-        FM_TRY(fm_arena_take(&m->arena, (size_t)n, sizeof *r->each[i], &r->each[i], err));
-        FM_TRY(fm_arena_take(&m->arena, (size_t)n, 1, &r->seen[i], err));
-        part.each = r->each[i];
+    if (!r->each[p]) {
+        FM_TRY(fm_arena_take(&m->arena, (size_t)n, sizeof *r->each[p], &r->each[p], err));
+        FM_TRY(fm_arena_take(&m->arena, (size_t)n, 1, &r->seen[p], err));
+        part.each = r->each[p];
         FM_TRY(add_part(r, line, p, part, err));
     }
-    if (r->seen[i][expert]) return fm_line_fail(line, err, "part %s of expert %d is given twice", part_words[p], expert);
-    r->seen[i][expert] = 1;
-    r->each[i][expert] = (fm_extent){part.file, base};
+    if (r->seen[p][expert]) return fm_line_fail(line, err, "part %s of expert %d is given twice", part_words[p], expert);
+    r->seen[p][expert] = 1;
+    r->each[p][expert] = (fm_extent){part.file, base};
     return FM_OK;
 }
 
@@ -312,10 +312,9 @@ fm_status fm_manifest_end_experts(fm_manifest_reader *r, fm_error *err)
         if ((want ^ r->parts_seen) & 1u << p)
             return fm_fail(err, FM_FORMAT, "manifest: layer %d %s the part %s of its experts", layer,
                            want & 1u << p ? "lacks" : "must not have", part_words[p]);
-        int32_t i = p == 9 ? 0 : p;
-        if (!(want & 1u << p) || !r->each[i]) continue;
+        if (!(want & 1u << p) || !r->each[p]) continue;
         for (int32_t x = 0; x < e->experts; x++)
-            if (!r->seen[i][x])
+            if (!r->seen[p][x])
                 return fm_fail(err, FM_FORMAT, "manifest: layer %d lacks the part %s of expert %d", layer, part_words[p], x);
     }
     if (r->xxh3 && r->sums_seen != e->experts)

@@ -31,13 +31,13 @@ size_t fm_number_size(fm_number kind)
     return kind == FM_F32 ? 4 : 2;
 }
 
-/* A decimal number up to `stop`; -1 if it is none. */
+/* A decimal number up to `stop`; -1 if it is none, or has leading zeros. */
 static int32_t small_number(const char **at, const char *end, char stop)
 {
     int32_t n = 0;
     const char *p = *at;
     while (p < end && *p >= '0' && *p <= '9' && n < 1000) n = n * 10 + (*p++ - '0');
-    if (p == *at || p == end || *p != stop) return -1;
+    if (p == *at || **at == '0' || p == end || *p != stop) return -1;
     *at = p + 1;
     return n;
 }

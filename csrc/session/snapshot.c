@@ -151,7 +151,6 @@ static fm_status read_header(const void *snapshot, uint64_t bytes, snapshot_head
         return fm_fail(err, FM_FORMAT, "the session was saved in version %u of the format; this is version %d", h->version,
                        (int)VERSION);
     if (h->header != header_sum(h)) return fm_fail(err, FM_INTEGRITY, "the header of the snapshot does not match its checksum");
-    h->device[sizeof h->device - 1] = '\0';
     return FM_OK;
 }
 
@@ -159,17 +158,19 @@ static fm_status read_header(const void *snapshot, uint64_t bytes, snapshot_head
 static fm_status check_origin(fm_model *m, const snapshot_header *h, fm_error *err)
 {
     static const char *const kinds[] = {"f32", "f16", "bf16"};
-    const char *device = m->backend->ops->name;
+    char device[sizeof h->device] = {0};
     uint64_t model;
 
+    snprintf(device, sizeof device, "%s", m->backend->ops->name);
     FM_TRY(fm_model_identify(m, &model, err));
     if (h->model != model)
         return fm_fail(err, FM_FORMAT,
                        "the session was saved by another model, another quantisation of it or another experts_per_token: "
                        "fingerprint %016llx, not %016llx",
                        (unsigned long long)h->model, (unsigned long long)model);
-    if (strcmp(h->device, device) != 0)
-        return fm_fail(err, FM_FORMAT, "the session was saved on device \"%s\"; this is \"%s\"", h->device, device);
+    if (memcmp(h->device, device, sizeof device) != 0) /* the padding is zeros, too */
+        return fm_fail(err, FM_FORMAT, "the session was saved on device \"%.*s\"; this is \"%s\"", (int)sizeof h->device - 1,
+                       h->device, device);
     if (h->kv != (uint32_t)m->options.kv)
         return fm_fail(err, FM_FORMAT, "the session was saved with KV caches of %s; this model keeps %s",
                        h->kv <= FM_KV_BF16 ? kinds[h->kv] : "an unknown kind", kinds[m->options.kv]);

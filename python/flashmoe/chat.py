@@ -79,6 +79,7 @@ class ChatTemplate:
 
     def render(
         self,
+        /,
         messages: Sequence[Any],
         *,
         tools: Sequence[Tool] | None = None,

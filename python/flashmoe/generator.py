@@ -304,6 +304,7 @@ class Generator:
 
     def render(
         self,
+        /,
         messages: Sequence[Any],
         tools: Sequence[Any] | None = None,
         *,

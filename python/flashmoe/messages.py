@@ -57,6 +57,8 @@ def _checked(index: int, message: Any) -> Message:
         raise TemplateError(f"message {index} is not a dictionary with role and content")
     if not isinstance(message.get("role"), str):
         raise TemplateError(f"message {index} has no role")
+    if not isinstance(message.get("tool_calls") or [], (list, tuple)):
+        raise TemplateError(f"message {index}: tool_calls is not a list")
     content = message.get("content")
     for part in content if isinstance(content, (list, tuple)) else ():
         if _part_text(part) is None:

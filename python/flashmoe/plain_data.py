@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from flashmoe.errors import TemplateError
+
 
 def plain_value(value: Any) -> Any:
     """Rebuild a value out of plain JSON types.
@@ -20,7 +22,17 @@ def plain_value(value: Any) -> Any:
 
     Returns:
         ``None``, str, int, float, bool, or dicts, lists and tuples of them.
+
+    Raises:
+        TemplateError: It is nested too deeply.
     """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise TemplateError("what the template is given is nested too deeply") from None
+
+
+def _plain(value: Any) -> Any:
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, str):
@@ -30,17 +42,17 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, Mapping):
-        return {plain_value(key): plain_value(item) for key, item in value.items()}
+        return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [plain_value(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, tuple):
-        return tuple(plain_value(item) for item in value)
+        return tuple(_plain(item) for item in value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic):
-        return plain_value(value.item())
+        return _plain(value.item())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return {field.name: plain_value(getattr(value, field.name)) for field in fields}
+        return {field.name: _plain(getattr(value, field.name)) for field in fields}
     if callable(getattr(value, "model_dump", None)):
-        return plain_value(value.model_dump())
+        return _plain(value.model_dump())
     return f"<{type(value).__name__}>"

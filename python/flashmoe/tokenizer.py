@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -220,6 +221,7 @@ def _load_backend(path: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer
             "work with token ids or copy tokenizer.json from the original model"
         )
     with _as_tokenizer_errors(f"{file}: broken"):
+        _refuse_subword_prefix(file.read_bytes())
         backend = tokenizers.Tokenizer.from_file(str(file))
     declared = _declared_added_tokens(path / "tokenizer_config.json", config)
     wrong = [i for i, token in declared.items() if backend.token_to_id(token["content"]) != i]
@@ -240,6 +242,29 @@ def _load_backend(path: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer
                 "the two files do not belong together"
             )
     return backend
+
+
+_PREFIX = re.compile(rb'continuing_subword_prefix"\s*:\s*(?!null|""|\s)')
+_HIDDEN = re.compile(rb"\\u00[4-7]")  # letters that are written as escapes
+
+
+def _refuse_subword_prefix(stored: bytes) -> None:
+    """Refuse BPE with a continuing_subword_prefix.
+
+    No model here has one, and ``tokenizers`` up to 0.23 cuts the parts of a merge in the middle of
+    a character then: it aborts the process, which cannot be caught.
+    """
+    if not _PREFIX.search(stored) and not _HIDDEN.search(stored):
+        return
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if any(key == "merges" for key, _ in pairs):
+            for key, value in pairs:
+                if key == "continuing_subword_prefix" and value:
+                    raise ValueError(f"BPE with continuing_subword_prefix {value!r}")
+        return dict(pairs)
+
+    json.loads(stored, object_pairs_hook=look)
 
 
 def _declared_added_tokens(file: Path, config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:

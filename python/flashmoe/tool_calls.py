@@ -49,11 +49,22 @@ def parse_call(
     Returns:
         ``None`` if it is no call.
     """
-    if whole and "<function=" in text and not text.rstrip().endswith("</function>"):
-        return _hermes(text, tools)
     # a model may use the other form all the same
     forms = (_xml, _hermes) if style == "xml" else (_hermes, _xml)
-    return forms[0](text, tools) or forms[1](text, tools)
+    if whole and "<function=" in text and not text.rstrip().endswith("</function>"):
+        forms = (_hermes, _hermes)
+    call = forms[0](text, tools) or forms[1](text, tools)
+    return call if call is None or "\\" not in text else _whole_characters(call)
+
+
+def _whole_characters(call: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]] | None:
+    """U+FFFD for halves of characters, which escapes such as ``\\ud800`` give and UTF-8 lacks."""
+    try:
+        halves = json.dumps(call, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+        name, arguments = json.loads(halves.decode("utf-16-le", "replace"))
+    except RecursionError:
+        return None
+    return name, arguments
 
 
 def _hermes(text: str, tools: Sequence[Schema]) -> tuple[str, dict[str, Any]] | None:
@@ -136,13 +147,17 @@ def _kinds(schema: Any) -> list[str]:
     given = schema.get("type")
     kinds += [given] if isinstance(given, str) else given if isinstance(given, list) else []
     for name in ("anyOf", "oneOf"):
-        for part in schema.get(name) or ():
+        for part in _list(schema.get(name)):
             kinds += _kinds(part)
     if schema.get("nullable") is True:
         kinds.append("null")
-    for one in schema.get("enum") or () if not kinds else ():
+    for one in _list(schema.get("enum")) if not kinds else ():
         kinds.append("string" if isinstance(one, str) else "json")
     return sorted((k for k in kinds if isinstance(k, str)), key=lambda kind: kind == "string")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _as(kind: str, value: str) -> Any:
@@ -181,7 +196,6 @@ def _literal(text: str) -> Any:
         pass
     try:
         found = ast.literal_eval(text.strip())
-        json.dumps(found)  # sets and bytes are no JSON
-        return list(found) if isinstance(found, tuple) else found
+        return json.loads(json.dumps(found))  # sets and bytes are no JSON; keys become strings
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
