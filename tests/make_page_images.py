@@ -63,7 +63,7 @@ def ended(page: Any) -> None:
 
 
 def shoot(page: Any, name: str) -> None:
-    page.wait_for_timeout(1200 if name == "progress" else 300)  # the map asks the server once more
+    page.wait_for_timeout(1500)  # the panel asks the server once more
     page.screenshot(path=IMAGES / f"page-{name}.png")
     page.close()
 
@@ -107,7 +107,7 @@ def main() -> None:
             slow.pause = 0.0
             ask(page, QUESTION)
             ended(page)
-            slow.events_left = 40
+            slow.pause, slow.events_left = 0.02, 40
             ask(page, STORY)
             ended(page)
             shoot(page, "failed")

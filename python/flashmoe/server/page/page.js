@@ -97,7 +97,8 @@ async function answer() {
   say("Waiting for the answer");
   scrollToEnd();
   try {
-    await panel.begin();
+    // A busy server counts no experts until its step ends; the question need not wait for that.
+    await Promise.race([panel.begin(), new Promise((go) => setTimeout(go, 300))]);
     for await (const chunk of streamChat(body, abort.signal)) {
       progress = chunk.progress ?? progress;
       extend(message, chunk, elapsed());
@@ -113,9 +114,9 @@ async function answer() {
   if (controller === abort) {
     setRunning(null);
     keep();
+    panel.end();
   }
   draw.now();
-  await panel.end();
 }
 
 function fail(message, error, stopped) {
@@ -144,6 +145,7 @@ function stop() {
 function newChat() {
   stop();
   setRunning(null);
+  panel.end();
   messages = [];
   keep();
   show();

@@ -63,8 +63,10 @@ export class Panel {
     this.#tick();
   }
 
+  /** It has ended; the server may need a moment to notice. */
   async end() {
     clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.refresh(), EVERY_MS);
     await this.refresh();
   }
 
