@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from flashmoe.errors import ArgumentError, ConversionError
@@ -19,6 +20,7 @@ def convert(
     bits: int | None = None,
     group_size: int = 64,
     method: str = "rtn",
+    bits_for: Mapping[str, int] | str = "",
     revision: str | None = None,
     progress: bool = True,
 ) -> Path:
@@ -41,6 +43,10 @@ def convert(
         method: ``"rtn"`` rounds to the nearest code between the ends of each group, bit for bit as
             MLX does; ``"search"`` chooses scale, bias and codes of each group for the least squared
             error, in the same format and size: much better at 2 and 3 bits, hardly at 4.
+        bits_for: Other bits for some matrices, by role, such as ``{"resident": 4}`` or, as a
+            text, ``"resident=4+down=3"``. Roles are ``resident``, what stays in memory, and its
+            parts ``embedding``, ``lm_head``, ``attention``, ``shared_expert`` and ``dense``;
+            ``experts``, and their parts ``gate``, ``up`` and ``down``. The narrower role counts.
         revision: Branch, tag or commit of the repository.
         progress: Whether to show a bar on stderr.
 
@@ -58,12 +64,13 @@ def convert(
     from flashmoe.checkpoint import open_checkpoint
     from flashmoe.conversion.method import METHODS, nearest, search
     from flashmoe.conversion.plan import Formats
+    from flashmoe.conversion.roles import read_bits_for
     from flashmoe.conversion.run import Conversion, Options
     from flashmoe.conversion.sources import HubSource, LocalSource, Source
     from flashmoe.conversion.write import Fs
     from flashmoe.hub import RemoteCheckpoint, is_local
 
-    formats = Formats(bits, group_size)
+    formats = Formats(bits, group_size, read_bits_for(bits_for))
     if method not in METHODS:
         raise ArgumentError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     quantiser = search if method == "search" else nearest

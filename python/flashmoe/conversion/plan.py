@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from flashmoe.conversion.roles import in_role, roles_of
 from flashmoe.errors import ArgumentError, ConversionError
 from flashmoe.manifest import FLOAT32_IN_MEMORY, Manifest
 from flashmoe.places import (
@@ -98,10 +99,12 @@ class Formats:
     Attributes:
         bits: Bits to quantise to; None keeps the source's own formats, FP8 becoming bf16.
         group: Numbers that share a scale.
+        bits_for: Bits by role, in place of ``bits``; see :mod:`flashmoe.conversion.roles`.
     """
 
     bits: int | None
     group: int
+    bits_for: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.bits is not None and self.bits not in AFFINE_BITS:
@@ -109,7 +112,7 @@ class Formats:
         if self.group not in AFFINE_GROUPS:
             raise ArgumentError(f"group_size must be one of {AFFINE_GROUPS}, not {self.group!r}")
 
-    def of(self, name: str, source: Quant, cols: int) -> Quant:
+    def of(self, name: str, source: Quant, cols: int, routed: bool = False) -> Quant:
         """The format that a matrix gets.
 
         As mlx-lm does, the router and the shared expert's score take 8 bits in groups of 64
@@ -119,23 +122,35 @@ class Formats:
             name: The core's name of it.
             source: Its format.
             cols: Numbers in a row.
+            routed: Whether it belongs to routed experts.
 
         Raises:
             ConversionError: It is quantised already, and not as asked for.
         """
         word = name.rsplit(".", 1)[-1]
         kept = Quant("bf16") if source.kind == "fp8" else source
-        if self.bits is None or word in FLOAT32_IN_MEMORY:
+        if word in FLOAT32_IN_MEMORY:
+            return kept
+        if word in ("router", "shared_score"):
+            bits, group = self.bits and 8, 64
+        else:
+            bits, group = self._bits(word, routed), self.group
+        if bits is None:
             return kept
         if kept.kind == "affine":
             raise ConversionError(
                 f"{name} is quantised already ({source.text}); convert without bits to keep it, "
                 "or convert the bf16 or FP8 release of this model"
             )
-        bits, group = (8, 64) if word in ("router", "shared_score") else (self.bits, self.group)
         if cols % self.group or cols % group:
             return kept
         return Quant("affine", bits, group, kept.kind)
+
+    def _bits(self, word: str, routed: bool) -> int | None:
+        for role in roles_of(word, routed):
+            if role in self.bits_for:
+                return self.bits_for[role]
+        return self.bits
 
 
 class Plan:
@@ -154,9 +169,14 @@ class Plan:
     """
 
     def __init__(self, source: Manifest, formats: Formats) -> None:
-        if formats.bits is None and any(experts.packed for experts in source.experts):
+        if (
+            formats.bits is None
+            and not formats.bits_for
+            and any(experts.packed for experts in source.experts)
+        ):
             raise ConversionError("the source is packed already; there is nothing to convert")
         self._source = source
+        _check_roles(source, formats)
         tensors: dict[str, Tensor] = {}
         at = 0
         for tensor in source.tensors.values():
@@ -168,7 +188,7 @@ class Plan:
         for layer in source.experts:
             shapes = source.expert_shapes(layer.layer)
             gate, up, down = (
-                formats.of(f"layers.{layer.layer}.{p}", layer.quant(p), shapes[p][1])
+                formats.of(f"layers.{layer.layer}.{p}", layer.quant(p), shapes[p][1], routed=True)
                 for p in PROJECTIONS
             )
             place = Extent("record", len(files), 0, 0)
@@ -232,6 +252,20 @@ class Plan:
                 places = {p: record + new.parts[f"{projection}.{p}"].at for p in after.parts}
                 name = f"layers.{layer}.{projection}"
                 yield Piece(name, expert, rows, cols, before, after, spans, places)
+
+
+def _check_roles(source: Manifest, formats: Formats) -> None:
+    """Bits for what a model does not have are a mistake."""
+    words = {name.rsplit(".", 1)[-1] for name in source.tensors}
+    there = {role for word in words if in_role(word) for role in roles_of(word, routed=False)}
+    if source.experts:
+        there |= {role for word in PROJECTIONS for role in roles_of(word, routed=True)}
+    missing = [role for role in formats.bits_for if role not in there]
+    if missing:
+        raise ConversionError(
+            f"this model has no matrix of the role {missing[0]}, for which bits were given; it has "
+            f"{', '.join(sorted(there))}"
+        )
 
 
 def _place(tensor: Tensor, quant: Quant, at: int) -> tuple[Tensor, int]:

@@ -102,6 +102,8 @@ class Conversion:
         """Write down what is converted, or check that it is still the same."""
         formats = self._options.formats
         how = {"bits": formats.bits, "group_size": formats.group, **self._options.method}
+        if formats.bits_for:
+            how["bits_for"] = dict(sorted(formats.bits_for.items()))
         journal.begin({"flashmoe": 1, **how, **self._source.identity()})
 
     def _convert(self, journal: Journal) -> None:
