@@ -143,7 +143,27 @@ def _shapes(manifest: Manifest) -> dict[str, Any]:
         "moe_intermediate_size": first.intermediate_size if first else 0,
         "shared_intermediate_size": first.shared_intermediate_size if first else 0,
         "expert_formats": dict(formats),
+        "bits_per_weight": _bits_per_weight(manifest),
     }
+
+
+def _bits_per_weight(manifest: Manifest) -> float:
+    """The mean over all matrices, scales and biases included."""
+    from flashmoe.places import PROJECTIONS
+    from flashmoe.spec import MoE
+
+    numbers = nbytes = 0
+    for tensor in manifest.tensors.values():
+        numbers += tensor.rows * tensor.cols
+        nbytes += tensor.quant.matrix_bytes(tensor.rows, tensor.cols)
+    for experts in manifest.experts:
+        ffn = manifest.spec.layers[experts.layer].ffn
+        assert isinstance(ffn, MoE)
+        for projection in PROJECTIONS:
+            rows, cols = manifest.expert_shapes(experts.layer)[projection]
+            numbers += ffn.experts * rows * cols
+            nbytes += ffn.experts * experts.quant(projection).matrix_bytes(rows, cols)
+    return round(8 * nbytes / numbers, 2)
 
 
 def _format(quant: Quant) -> str:
@@ -190,7 +210,8 @@ def _print(
         "context": f"{facts['context_length']:,} tokens",
         "experts": f"{facts['num_experts']} a layer, {running} per token, width "
         f"{facts['moe_intermediate_size']}" + (f", shared {shared}" if shared else ""),
-        "formats": ", ".join(facts["expert_formats"]),
+        "formats": ", ".join(facts["expert_formats"])
+        + f"; {facts['bits_per_weight']} bits a weight, all in all",
         "bytes per expert": f"{show.size(print_.expert_bytes)}, all {print_.experts:,}: "
         f"{show.size(print_.total_expert_bytes)}",
         "read per token": f"{show.size(print_.read_per_token)} if nothing is in memory",
