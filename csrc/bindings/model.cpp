@@ -278,6 +278,11 @@ class Session
         alive([](fm_session *s) { return fm_session_cancel(s), 0; });
     }
 
+    void resume()
+    {
+        alive([](fm_session *s) { return fm_session_resume(s), 0; });
+    }
+
     Snapshot save()
     {
         std::unique_ptr<uint8_t[]> bytes;
@@ -417,6 +422,7 @@ void bind_model(nb::module_ &m)
         .def("eval", &Session::eval, "tokens"_a.noconvert(), "logits"_a.noconvert())
         .def("reset", &Session::reset)
         .def("cancel", &Session::cancel)
+        .def("resume", &Session::resume)
         .def("save", &Session::save)
         .def("load", &Session::load, "snapshot"_a)
         .def("close", &Session::close)

@@ -275,6 +275,9 @@ void fm_session_reset(fm_session *session);
 /* Make a running eval return FM_CANCELLED soon, or the next one at once. Any thread, any signal handler. */
 void fm_session_cancel(fm_session *session);
 
+/* Take back a cancel that no eval has seen. */
+void fm_session_resume(fm_session *session);
+
 void fm_session_describe(const fm_session *session, fm_session_stats *out);
 
 /*

@@ -46,6 +46,11 @@ void fm_session_cancel(fm_session *session)
     atomic_store(&session->cancel, 1);
 }
 
+void fm_session_resume(fm_session *session)
+{
+    atomic_store(&session->cancel, 0);
+}
+
 void fm_session_describe(const fm_session *session, fm_session_stats *out)
 {
     *out = session->stats;

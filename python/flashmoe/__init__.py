@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flashmoe.answer import Chunk, Generation, Stats
+    from flashmoe.async_generator import AsyncGenerator
     from flashmoe.conversion import convert
     from flashmoe.demo import demo_model_path
     from flashmoe.errors import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError",
+    "AsyncGenerator",
     "BudgetError",
     "CancelledError",
     "Chunk",
@@ -88,6 +90,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "AsyncGenerator": "async_generator",
     "Chunk": "answer",
     "Generation": "answer",
     "Generator": "generator",

@@ -336,7 +336,10 @@ class Generator:
         )
 
     def cancel(self) -> None:
-        """Stop a call that runs in another thread; it raises ``CancelledError`` within a layer."""
+        """Stop a call that runs in another thread; it raises ``CancelledError`` within a layer.
+
+        Without such a call nothing happens.
+        """
         session, batch = self._session, self._batch
         if batch is not None:
             batch.cancel()
@@ -496,7 +499,8 @@ class Generator:
             raise ClosedError("the generator is closed")
         if self._session is None:
             self._session = self.model.new_session()
-        elif not (self._loaded and self._has_beginning_of(ids)):
+        self._session.resume()  # a cancel that came when nothing ran
+        if not (self._loaded and self._has_beginning_of(ids)):
             self._session.reset()
             self._loaded = False
         self._prompt, self._said = ids, []

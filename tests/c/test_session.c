@@ -206,6 +206,56 @@ static void test_relief(void)
     CHECK(fm_model_close(m) == FM_OK);
 }
 
+typedef struct {
+    fm_model *model;
+    const float *want;
+    int wrong;
+} sharing;
+
+static void *share(void *argument)
+{
+    enum { TOKENS = 40 };
+    sharing *job = argument;
+    float *got = must((size_t)TOKENS * VOCAB * 4);
+    fm_error err = {0};
+    for (int i = 0; i < 4; i++) {
+        fm_session *s = NULL;
+        fm_model_info info;
+        if (fm_session_open(job->model, &s, &err) != FM_OK || run(s, TOKENS, 8, got, &err) != FM_OK) job->wrong++;
+        else job->wrong += memcmp(got, job->want, (size_t)TOKENS * VOCAB * 4) != 0;
+        fm_model_describe(job->model, &info);
+        fm_session_close(s);
+    }
+    free(got);
+    return NULL;
+}
+
+/* Eight threads, each with sessions of its own. */
+static void test_sharing(void)
+{
+    enum { THREADS = 8 };
+    fm_model_options o = {.threads = 2, .expert_slots = K, .prefill_rows = 64, .kv = FM_KV_F32, .read_threads = 2};
+    fm_model *m = open_model(&o);
+    fm_session *alone = NULL;
+    fm_error err = {0};
+    float *want = must((size_t)40 * VOCAB * 4);
+    pthread_t thread[THREADS];
+    sharing job[THREADS];
+
+    CHECK(fm_session_open(m, &alone, &err) == FM_OK && run(alone, 40, 8, want, &err) == FM_OK);
+    fm_session_close(alone);
+    for (int i = 0; i < THREADS; i++) {
+        job[i] = (sharing){m, want, 0};
+        pthread_create(&thread[i], NULL, share, &job[i]);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(thread[i], NULL);
+        CHECK_THAT(job[i].wrong == 0, "thread %d: %d wrong", i, job[i].wrong);
+    }
+    free(want);
+    CHECK(fm_model_close(m) == FM_OK);
+}
+
 static void test_refusals(void)
 {
     fm_model_options o = {.threads = 1, .prefill_rows = 64};
@@ -220,6 +270,10 @@ static void test_refusals(void)
     CHECK(fm_session_eval(s, ids, 65, out, 1, &err) == FM_ARGUMENT);
     CHECK(fm_session_eval(s, ids, 2, out, 3, &err) == FM_ARGUMENT);
     CHECK(fm_session_eval(s, &wrong, 1, out, 1, &err) == FM_ARGUMENT && strstr(err.message, "40"));
+    fm_session_cancel(s);
+    fm_session_resume(s);
+    CHECK(fm_session_eval(s, ids, 1, out, 1, &err) == FM_OK);
+    fm_session_reset(s);
     fm_session_cancel(s);
     CHECK(fm_session_eval(s, ids, 1, out, 1, &err) == FM_CANCELLED && fm_session_position(s) == 0);
     CHECK(fm_session_eval(s, ids, 1, out, 1, &err) == FM_OK && fm_session_position(s) == 1);
@@ -249,6 +303,9 @@ static void test_refusals(void)
     CHECK(fm_model_open(manifest, length, directory, &poor, &none, &err) == FM_BUDGET && strstr(err.message, "resident weights"));
     CHECK(fm_model_open(manifest, length, directory, &device, &none, &err) == FM_UNSUPPORTED && strstr(err.message, "abacus"));
     CHECK(fm_model_open(manifest, length, "/nowhere", NULL, &none, &err) == FM_IO);
+    const int32_t now = 1;
+    const fm_model_options given_up = {.cancel = &now};
+    CHECK(fm_model_open(manifest, length, directory, &given_up, &none, &err) == FM_CANCELLED && !none);
     for (int at = 0; at < 30; at++) { /* every read of the resident weights fails once */
         atomic_store(&calls, 0);
         atomic_store(&fail_at, at);
@@ -269,6 +326,7 @@ int main(void)
     test_read_failures(want);
     test_together();
     test_relief();
+    test_sharing();
     test_refusals();
     free(want);
     remove_model();
