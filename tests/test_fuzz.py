@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,9 +11,16 @@ from fuzz.core import CORPUS, NAMES
 from fuzz.files import TARGETS as FILES
 from fuzz.harness import HANG_SECONDS, Target, run
 from fuzz.texts import TARGETS as TEXTS
+from fuzz.texts import close
 
 TARGETS = (*FILES, *TEXTS)
 SECONDS = 1.2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    yield
+    close()
 
 
 @pytest.mark.filterwarnings("ignore")  # a Python literal that a model wrote may warn

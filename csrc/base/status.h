@@ -7,6 +7,12 @@
 /* Describe a failure in `err` (may be NULL) and return `status`. */
 fm_status fm_fail(fm_error *err, fm_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/* A pointer that the caller must give. */
+#define FM_NEED(pointer, err)                                                     \
+    do {                                                                          \
+        if (!(pointer)) return fm_fail(err, FM_ARGUMENT, "%s is NULL", #pointer); \
+    } while (0)
+
 /* Forward a failure that is already described. */
 #define FM_TRY(call)                                      \
     do {                                                  \

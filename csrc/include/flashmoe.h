@@ -14,6 +14,8 @@
  *
  *   errors     FM_OK or a negative fm_status. On failure out-parameters are
  *              untouched and `err`, when not NULL, says what went wrong.
+ *              FM_ARGUMENT for a NULL that is not said to be fine; functions
+ *              without a status do nothing then.
  *   ownership  What you open you close, sessions before their model. Pointers
  *              you pass in are read during the call and never kept.
  *   threads    A model may be shared by threads; sessions of one model take
@@ -96,8 +98,8 @@ typedef struct {
     fm_kv_kind kv;
     fm_read_kind read;
     fm_evict_kind evict;
-    int32_t serial;   /* 1: read all, then compute all: nothing is read while something is computed */
-    int32_t no_guess; /* 1: no reading of what the next layer may need */
+    int32_t serial;                 /* 1: read all, then compute all: nothing is read while something is computed */
+    int32_t no_guess;               /* 1: no reading of what the next layer may need */
     const volatile int32_t *cancel; /* set to 1 while the model is being opened: FM_CANCELLED soon. NULL: nobody does */
 } fm_model_options;
 
@@ -315,7 +317,7 @@ typedef struct {
  */
 fm_status fm_sample(const float *logits, int32_t n, const fm_sampling *how, uint64_t *rng, int32_t *out, fm_error *err);
 
-/* ln softmax(logits)[id] */
+/* ln softmax(logits)[id]; NaN if there is no such id. */
 float fm_logprob(const float *logits, int32_t n, int32_t id);
 
 #ifdef __cplusplus

@@ -73,6 +73,8 @@ fm_status fm_model_identify(fm_model *model, uint64_t *out, fm_error *err)
 
 fm_status fm_model_fingerprint(fm_model *model, uint64_t *out, fm_error *err)
 {
+    FM_NEED(model, err);
+    FM_NEED(out, err);
     pthread_mutex_lock(&model->turn);
     fm_status status = fm_model_identify(model, out, err);
     pthread_mutex_unlock(&model->turn);

@@ -87,6 +87,9 @@ fm_status fm_model_open(const char *manifest, size_t length, const char *directo
     fm_status status;
     fm_limits limits;
 
+    FM_NEED(manifest, err);
+    FM_NEED(directory, err);
+    FM_NEED(out, err);
     if (!options) options = &defaults;
     FM_TRY(check_options(options, err));
     fm_model *m = calloc(1, sizeof *m);
@@ -157,6 +160,7 @@ static void describe_experts(const fm_model_spec *s, fm_model_info *out)
 
 void fm_model_describe(fm_model *model, fm_model_info *out)
 {
+    if (!model || !out) return;
     const fm_model_spec *s = &model->manifest.spec;
     fm_model_info info = {
         .device = model->backend->ops->name,

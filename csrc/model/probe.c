@@ -113,6 +113,10 @@ fm_status fm_probe_reads(const char *manifest, size_t length, const char *direct
 {
     probe p = {0};
 
+    FM_NEED(manifest, err);
+    FM_NEED(directory, err);
+    FM_NEED(options, err);
+    FM_NEED(out, err);
     if ((unsigned)options->read > FM_READ_URING || options->read_threads < 1 || options->read_threads > 256 ||
         options->read_split < 1 || options->read_split > 64)
         return fm_fail(err, FM_ARGUMENT, "read %d with %d threads and split %d", (int)options->read, options->read_threads,

@@ -48,6 +48,7 @@ fm_status fm_trace_add(fm_trace *t, int32_t layer, const fm_pick *pick, int32_t 
 
 void fm_model_record(fm_model *m, int32_t on)
 {
+    if (!m) return;
     pthread_mutex_lock(&m->turn);
     free(m->trace.line);
     m->trace = (fm_trace){.on = on != 0};
@@ -58,6 +59,8 @@ void fm_model_record(fm_model *m, int32_t on)
 
 int64_t fm_model_recorded(fm_model *m, int32_t *out, int64_t lines)
 {
+    if (!m) return 0;
+    if (!out || lines < 0) lines = 0;
     pthread_mutex_lock(&m->turn);
     int64_t there = (int64_t)m->trace.lines, numbers = (lines < there ? lines : there) * (3 + m->trace.k);
     for (int64_t i = 0; i < numbers; i++) out[i] = m->trace.line[i];
@@ -67,6 +70,7 @@ int64_t fm_model_recorded(fm_model *m, int32_t *out, int64_t lines)
 
 void fm_model_expert_uses(fm_model *m, int64_t *out, int32_t experts)
 {
+    if (!m || !out) return;
     int32_t width = 0;
     pthread_mutex_lock(&m->turn);
     const uint64_t *uses = m->store ? fm_expert_store_uses(m->store, &width) : NULL;
@@ -78,6 +82,7 @@ void fm_model_expert_uses(fm_model *m, int64_t *out, int32_t experts)
 
 void fm_model_layer_ns(fm_model *m, int64_t *out)
 {
+    if (!m || !out) return;
     pthread_mutex_lock(&m->turn);
     for (int32_t l = 0; l < m->manifest.spec.layers; l++, out += 4) {
         const fm_layer_ns *t = &m->layer_ns[l];

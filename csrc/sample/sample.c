@@ -172,6 +172,10 @@ static int32_t cut(const candidate *c, int32_t n, const fm_sampling *how, float 
 
 fm_status fm_sample(const float *logits, int32_t n, const fm_sampling *how, uint64_t *rng, int32_t *out, fm_error *err)
 {
+    FM_NEED(logits, err);
+    FM_NEED(how, err);
+    FM_NEED(rng, err);
+    FM_NEED(out, err);
     if (n < 1) return fm_fail(err, FM_ARGUMENT, "no logits to sample from");
     int32_t bad = 0;
     for (int32_t i = 0; i < n; i++) bad += !(logits[i] < INFINITY);
@@ -211,6 +215,7 @@ fm_status fm_sample(const float *logits, int32_t n, const fm_sampling *how, uint
 
 float fm_logprob(const float *logits, int32_t n, int32_t id)
 {
+    if (!logits || id < 0 || id >= n) return NAN;
     float top = logits[largest(logits, n)];
     double sum = 0;
     for (int32_t i = 0; i < n; i++) sum += exp((double)logits[i] - (double)top);

@@ -219,12 +219,15 @@ static const fm_backend_ops *find(const char *name)
 
 fm_status fm_selftest(const fm_selftest_options *o, fm_selftest_tell tell, void *context, fm_error *err)
 {
+    FM_NEED(o, err);
+    FM_NEED(o->device, err);
     const fm_device_options how = {.threads = o->threads > 0 ? o->threads : 1, .cache = o->cache};
     const fm_device_options definition = {.threads = how.threads, .kernels = "ref"};
     const fm_backend_ops *ops = find(o->device), *cpu = find("cpu");
     fm_backend *tested = NULL, *right = NULL;
 
     if (!ops) return fm_fail(err, FM_UNSUPPORTED, "this build has no device \"%s\"", o->device);
+    FM_NEED(tell, err);
     fm_status status = ops->open(&how, &tested, err);
     if (status == FM_OK) status = cpu->open(&definition, &right, err);
     if (status == FM_OK) {
@@ -241,6 +244,6 @@ int32_t fm_devices(const char **names, int32_t room)
 {
     int32_t n = 0;
     for (const fm_backend_ops *const *ops = fm_backends(); *ops; ops++, n++)
-        if (n < room) names[n] = (*ops)->name;
+        if (names && n < room) names[n] = (*ops)->name;
     return n;
 }

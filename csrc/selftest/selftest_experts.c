@@ -27,7 +27,7 @@ static uint32_t place(fm_quant quant, int32_t rows, int32_t cols, uint32_t *at, 
 }
 
 void fm_selftest_expert(fm_pair *p, fm_quant gate, fm_quant up, fm_quant down, int32_t hidden, int32_t inner, int32_t rows,
-                       int32_t k)
+                        int32_t k)
 {
     enum { EXPERTS = 7, MOST = 64 };
     char name[32];

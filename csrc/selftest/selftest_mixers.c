@@ -52,7 +52,8 @@ static void append_and_look(fm_pair *p, const fm_selftest_attend *a, fm_twin key
 }
 
 /* Steps of `step` rows up to `end`; only the last ones look. */
-void fm_selftest_attention_shape(fm_pair *p, const fm_selftest_attend *a, int32_t end, int32_t step, const int32_t *looks, int32_t n)
+void fm_selftest_attention_shape(fm_pair *p, const fm_selftest_attend *a, int32_t end, int32_t step, const int32_t *looks,
+                                 int32_t n)
 {
     size_t positions = ((size_t)end + 127) / 64 * 64 + 64,
            bytes = positions * (size_t)(a->kv_heads * a->dim) * fm_number_size(a->kind);
@@ -73,7 +74,8 @@ static void one_rounding(fm_pair *p, fm_number kind, float step)
     fm_twin keys = fm_pair_bytes(p, (size_t)DIM * 64 * 2), values = fm_pair_bytes(p, (size_t)DIM * 64 * 2);
     FM_BOTH(p, i)
     {
-        for (int32_t n = 0; n < DIM; n++) ((float *)p->b[i]->ops->host(v.on[i].buf))[n] = (n % 2 ? -1 : 1) * (1 + step * (float)n);
+        for (int32_t n = 0; n < DIM; n++)
+            ((float *)p->b[i]->ops->host(v.on[i].buf))[n] = (n % 2 ? -1 : 1) * (1 + step * (float)n);
         for (int c = 0; c < 2; c++) {
             fm_tensor *cache = c ? &values.on[i] : &keys.on[i];
             cache->rows = 1;

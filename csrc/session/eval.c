@@ -30,9 +30,13 @@ static fm_status check(const fm_append *p, int32_t rows_before, fm_error *err)
 /* What must hold before the model's turn is taken. */
 static fm_status check_sessions(const fm_append *part, int32_t parts, int32_t *at_fault, fm_error *err)
 {
+    FM_NEED(part, err);
     if (parts < 1) return fm_fail(err, FM_ARGUMENT, "%d sessions", parts);
     for (*at_fault = 0; *at_fault < parts; ++*at_fault) {
         const fm_session *session = part[*at_fault].session;
+        FM_NEED(session, err);
+        FM_NEED(part[*at_fault].tokens, err);
+        if (part[*at_fault].wanted > 0) FM_NEED(part[*at_fault].logits, err);
         if (session->model != part->session->model) return fm_fail(err, FM_ARGUMENT, "the sessions are not all of one model");
         for (int32_t i = 0; i < *at_fault; i++)
             if (part[i].session == session) return fm_fail(err, FM_ARGUMENT, "a session is there twice");

@@ -6,6 +6,8 @@
 
 fm_status fm_session_open(fm_model *model, fm_session **out, fm_error *err)
 {
+    FM_NEED(model, err);
+    FM_NEED(out, err);
     fm_session *s = calloc(1, sizeof *s);
     if (!s) return fm_fail(err, FM_MEMORY, "no memory for a session");
     s->model = model;
@@ -31,11 +33,12 @@ void fm_session_close(fm_session *session)
 
 int32_t fm_session_position(const fm_session *session)
 {
-    return session->position;
+    return session ? session->position : 0;
 }
 
 void fm_session_reset(fm_session *session)
 {
+    if (!session) return;
     pthread_mutex_lock(&session->model->turn);
     fm_state_reset(session);
     pthread_mutex_unlock(&session->model->turn);
@@ -43,7 +46,7 @@ void fm_session_reset(fm_session *session)
 
 void fm_session_cancel(fm_session *session)
 {
-    atomic_store(&session->cancel, 1);
+    if (session) atomic_store(&session->cancel, 1);
 }
 
 void fm_session_resume(fm_session *session)
@@ -53,5 +56,5 @@ void fm_session_resume(fm_session *session)
 
 void fm_session_describe(const fm_session *session, fm_session_stats *out)
 {
-    *out = session->stats;
+    if (session && out) *out = session->stats;
 }

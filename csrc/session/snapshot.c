@@ -46,7 +46,7 @@ static uint64_t snapshot_bytes(const fm_model *m, int32_t position)
 
 uint64_t fm_session_snapshot_bytes(const fm_session *session)
 {
-    return snapshot_bytes(session->model, session->position);
+    return session ? snapshot_bytes(session->model, session->position) : 0;
 }
 
 /*
@@ -131,6 +131,8 @@ static fm_status save(fm_session *s, uint8_t *out, uint64_t bytes, fm_error *err
 
 fm_status fm_session_save(fm_session *session, void *out, uint64_t bytes, fm_error *err)
 {
+    FM_NEED(session, err);
+    FM_NEED(out, err);
     pthread_mutex_lock(&session->model->turn);
     fm_status status = save(session, out, bytes, err);
     pthread_mutex_unlock(&session->model->turn);
@@ -207,6 +209,8 @@ static fm_status load(fm_session *s, const uint8_t *snapshot, uint64_t bytes, fm
 
 fm_status fm_session_load(fm_session *session, const void *snapshot, uint64_t bytes, fm_error *err)
 {
+    FM_NEED(session, err);
+    FM_NEED(snapshot, err);
     pthread_mutex_lock(&session->model->turn);
     fm_status status = load(session, snapshot, bytes, err);
     pthread_mutex_unlock(&session->model->turn);

@@ -90,6 +90,8 @@ def _kind(config: dict[str, Any], headers: dict[str, Header], manifest: Manifest
 
 
 def _open_packed(path: Path) -> Checkpoint:
+    if (path / MANIFEST_NAME).stat().st_size > MAX_JSON_BYTES:
+        raise ModelFormatError(f"{path / MANIFEST_NAME}: more than {MAX_JSON_BYTES} bytes of text")
     try:
         text = (path / MANIFEST_NAME).read_bytes().decode("ascii")
     except UnicodeDecodeError as error:

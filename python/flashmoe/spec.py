@@ -325,21 +325,23 @@ def _read_yarn(
     truncate = given.get("truncate", True)
     if type(truncate) is not bool:
         raise ModelFormatError(f"config.json: rope truncate is {truncate!r}; it must be a boolean")
-    inv_freq = yarn_inv_freq(
-        dims,
-        theta,
-        factor,
-        original,
-        number["beta_fast"] or 32.0,
-        number["beta_slow"] or 1.0,
-        truncate,
-    )
-    scale = number["attention_factor"] or yarn_attention_factor(
-        factor, number["mscale"], number["mscale_all_dim"]
-    )
-    return Rope(dims, scale, tuple(inv_freq)), max(
-        max_positions, min(int(original * factor), 1 << 30)
-    )
+    try:
+        inv_freq = yarn_inv_freq(
+            dims,
+            theta,
+            factor,
+            original,
+            number["beta_fast"] or 32.0,
+            number["beta_slow"] or 1.0,
+            truncate,
+        )
+        scale = number["attention_factor"] or yarn_attention_factor(
+            factor, number["mscale"], number["mscale_all_dim"]
+        )
+        positions = int(original * factor)
+    except (ArithmeticError, ValueError) as error:  # numbers that are right alone, not together
+        raise ModelFormatError(f"config.json: yarn rope {given} cannot be: {error}") from error
+    return Rope(dims, scale, tuple(inv_freq)), max(max_positions, min(positions, 1 << 30))
 
 
 def _merge_rope(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flashmoe.conversion.bar import byte_bar
 from flashmoe.errors import ModelFormatError
+from flashmoe.places import check_file_name
 
 if TYPE_CHECKING:
     from flashmoe.manifest import Manifest
@@ -204,12 +205,13 @@ class _Verifier:
         if not sums.is_file():
             return
         weights = {file.path for file in self._manifest.files}
-        for line in sums.read_text("ascii").splitlines():
+        for line in sums.read_text("ascii", "replace").splitlines():
             digest, _, name = line.partition("  ")
             if name in weights:
                 continue
+            check_file_name(name)
             path = self._directory / name
-            if "/" in name or not path.is_file():
+            if not path.is_file():
                 raise _Found(name, 0, f"is in {SUMS_NAME} and missing", None)
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:

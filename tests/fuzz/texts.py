@@ -230,9 +230,19 @@ def _service() -> Any:
 
     model = Model(demo_model_path(), device="cpu", threads=1)
     service = Service(model, Settings(max_tokens=8, prefix_memory=0))
-    atexit.register(model.close)
-    atexit.register(service.close)
     return service
+
+
+def close() -> None:
+    """End the threads of the service that requests are checked with."""
+    if _service.cache_info().currsize:
+        _service().close()
+        _service().model.close()
+        _handlers.cache_clear()
+        _service.cache_clear()
+
+
+atexit.register(close)
 
 
 class _Prepared(Exception):
