@@ -239,8 +239,11 @@ def _check_tensor(files: list[FileEntry], tensor: Tensor) -> None:
             want = tensor.rows if part == "weight" else quant.scale_rows(tensor.rows)
         if rows != want:
             raise ModelFormatError(f"{what}: {rows} rows are placed; there must be {want}")
-        for file, at, nbytes in tensor.spans(part):
-            _check_inside(files, file, at, nbytes, what)
+        row = quant.row_bytes if part == "weight" else quant.scale_row_bytes
+        for b in tensor.blocks(part):  # not block by block: there may be millions
+            nbytes = b.rows * row(tensor.cols)
+            step = nbytes if b.stride is None else b.stride
+            _check_inside(files, b.file, b.at, (b.count - 1) * step + nbytes, what)
 
 
 def _check_experts(manifest: Manifest) -> None:

@@ -264,9 +264,14 @@ def compile_constraint(
         return None
     grammars = tokenizer.grammars
     if forced:
-        _check_size(json.dumps(forced), "the tools")
         many = tool_choice == "required"
-        lark = tool_call_grammar(forced, style, tokenizer.token_to_id, many=many)
+        try:
+            _check_size(json.dumps(forced), "the tools")
+            lark = tool_call_grammar(forced, style, tokenizer.token_to_id, many=many)
+        except (TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, ArgumentError):
+                raise
+            raise ArgumentError(f"the tools are not plain JSON: {error}") from error
         grammar, what = _compilers().grammar_from_lark(lark), "the tools"
     else:
         assert response_format is not None

@@ -31,14 +31,15 @@ def forced_tools(
     """
     if tool_choice in (None, "auto", "none"):
         return []
-    functions = [dict(tool.get("function", tool)) for tool in tools or ()]
+    functions = [dict(_object(tool.get("function", tool), "a tool")) for tool in tools or ()]
     if tool_choice == "required":
         if not functions:
             raise ArgumentError('tool_choice is "required", but there are no tools')
         return functions
     name = None
     if isinstance(tool_choice, Mapping):
-        name = tool_choice.get("function", tool_choice).get("name")
+        chosen = tool_choice.get("function", tool_choice)
+        name = chosen.get("name") if isinstance(chosen, Mapping) else None
     if not isinstance(name, str):
         raise ArgumentError(
             'tool_choice must be "auto", "none", "required" or '
@@ -99,6 +100,17 @@ def _tag(text: str, token_id: Callable[[str], int | None]) -> str:
     return _text(text) if known is None else f"<[{known}]>"
 
 
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{what} must be an object, not {str(value)[:80]}")
+    return value
+
+
+def _schema(value: Any, what: str) -> Schema:
+    """A schema; ``true`` is one, too."""
+    return {} if value is True else _object(value, f"{what}: its schema")
+
+
 def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -123,26 +135,34 @@ def _hermes(index: int, function: Schema) -> str:
 
 def _xml(index: int, function: Schema) -> str:
     schema = _parameters(function)
-    required = schema.get("required", ())
-    properties = schema.get("properties", {})
-    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    what = f"tool {function['name']}"
+    required = schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
+        raise ArgumentError(f"{what}: required must be a list of names")
+    properties = _object(schema.get("properties", {}), f"{what}: properties")
+    shared = {
+        key: _object(schema[key], f"{what}: {key}")
+        for key in ("$defs", "definitions")
+        if key in schema
+    }
     unknown = [key for key in required if key not in properties]
     if unknown:
-        raise ArgumentError(f"tool {function['name']}: {unknown[0]!r} is required but not declared")
+        raise ArgumentError(f"{what}: {unknown[0]!r} is required but not declared")
     parts, rules = [_text(f"\n<function={function['name']}>\n")], []
     for at, (key, value) in enumerate(properties.items()):
         rule = f"p_{index}_{at}"
         if not key or any(c in key for c in "<>\n"):
-            raise ArgumentError(f"tool {function['name']}: a parameter cannot be called {key!r}")
+            raise ArgumentError(f"{what}: a parameter cannot be called {key!r}")
         parts.append(rule if key in required else f"{rule}?")
         rules.append(_xml_parameter(rule, key, value, shared))
     parts.append(_text("</function>\n"))
     return "\n".join([f"call_{index}: {' '.join(parts)}", *rules])
 
 
-def _xml_parameter(rule: str, key: str, schema: Schema, shared: Schema) -> str:
+def _xml_parameter(rule: str, key: str, given: Any, shared: Schema) -> str:
     """Text stands as it is, every other value as JSON."""
-    schema, where = _resolved(schema, shared), f"parameter {key}"
+    where = f"parameter {key}"
+    schema = _resolved(_schema(given, where), shared)
     opening = _text(f"<parameter={key}>\n")
     ending = "\\n<\\/parameter>\\n"
     if "enum" in schema or "const" in schema:
@@ -153,6 +173,8 @@ def _xml_parameter(rule: str, key: str, schema: Schema, shared: Schema) -> str:
         values_rule = " | ".join(_text(f"{value}\n</parameter>\n") for value in said)
         return f"{rule}: {opening} ({values_rule})"
     if "anyOf" in schema:
+        if not isinstance(schema["anyOf"], list) or not schema["anyOf"]:
+            raise ArgumentError(f"{where}: anyOf must be a list, not empty")
         names = [f"{rule}_{i}" for i in range(len(schema["anyOf"]))]
         each = zip(names, schema["anyOf"], strict=True)
         rules = [_xml_parameter(name, key, branch, shared) for name, branch in each]
@@ -190,6 +212,8 @@ def _string(schema: Schema, where: str) -> str:
         if key in schema:
             raise ArgumentError(f"{where}: {key} of a text cannot be enforced in this call style")
     least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+    if type(least) is not int or least < 0 or (most != "" and (type(most) is not int or most < 0)):
+        raise ArgumentError(f"{where}: minLength and maxLength must be whole numbers")
     terminal = f"/(.|\\n){{{least},{most}}}/"
     if "pattern" in schema:
         import llguidance

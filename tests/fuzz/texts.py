@@ -313,6 +313,47 @@ def _mutate_http(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     return path + json_mutator(_HTTP_KEYS)(rng, data[1:], [o[1:] for o in others[:20]])
 
 
+# what an answer must follow ---------------------------------------------------------------
+
+
+def check_grammar(data: bytes) -> None:
+    """Tools that must be called in either style, or a response format, up to a compiled grammar."""
+    from flashmoe.structured import compile_constraint
+
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(value, dict):
+        return
+    tools = value.get("tools")
+    tools = [t for t in tools if isinstance(t, dict)] if isinstance(tools, list) else None
+    style = "xml" if value.get("style") == "xml" else "hermes"
+    tokenizer = _service().model.tokenizer
+    for form, choice in ((None, value.get("choice")), (value.get("format"), None)):
+        compile_constraint(tokenizer, form, tools=tools, tool_choice=choice, style=style)
+
+
+def _grammar_seeds() -> list[bytes]:
+    named = {"type": "function", "function": {"name": "weather"}}
+    shared = {"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "$defs": {"a": {"type": "string", "minLength": 1, "maxLength": 5}},
+        "properties": {"x": {"$ref": "#/$defs/a"}, "y": {"type": "string", "pattern": "^a+$"},
+                       "z": {"const": 1}, "w": {"type": "array", "items": {"type": "integer"}}}}}}  # fmt: skip
+    return [
+        json.dumps({"tools": _TOOLS, "choice": "required", "style": "xml", "format": None}).encode(),
+        json.dumps({"tools": [shared], "choice": "required", "style": "xml"}).encode(),
+        json.dumps({"tools": _TOOLS, "choice": named, "style": "hermes"}).encode(),
+        *(
+            json.dumps({"format": {"type": kind, kind: given}}).encode()
+            for kind, given in (
+                ("json_schema", {"schema": shared["function"]["parameters"]}),
+                ("regex", "[a-z]{1,5}"), ("grammar", 'start: "a" | /b+/'),
+            )
+        ),
+    ]  # fmt: skip
+
+
 # events -----------------------------------------------------------------------------------
 
 
@@ -339,5 +380,6 @@ TARGETS = (
     Target("chat", lambda: [json.dumps({"messages": _MESSAGES, "tools": _TOOLS}).encode()],
            check_chat, json_mutator(("role", "content", "tool_calls", "arguments", "type", "text"))),
     Target("http", _http_seeds, check_http, _mutate_http),
+    Target("grammar", _grammar_seeds, check_grammar, json_mutator(_HTTP_KEYS)),
     Target("sse", lambda: [b"Hello\ndata: [DONE]\n\n"], check_event, _mutate_event),
 )  # fmt: skip
