@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,16 +46,21 @@ def generator() -> Iterator[flashmoe.Generator]:
 def ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "flashmoe[ray]"')
     pytest.importorskip("ray.data")
-    ray.init(
-        num_cpus=2,
-        resources={"flashmoe": 2},
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other processes are not our fault
+        ray.init(
+            num_cpus=2,
+            resources={"flashmoe": 2},
+            object_store_memory=100_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield ray
+        ray.shutdown()
+    gc.collect()  # what Ray leaves open warns here, not in somebody else's test
 
 
 # ---- what a Predictor does, without Ray -------------------------------------------------
@@ -117,6 +126,24 @@ def test_refusals() -> None:
 # ---- on Ray -----------------------------------------------------------------------------
 
 
+def run_page(number: int, **changes: str) -> dict[str, Any]:
+    """Run a block of docs/scale.md with a small model, on this machine."""
+    page = (Path(__file__).parent.parent / "docs" / "scale.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[number]
+    changes |= {
+        'ray.init(address="auto")\n': "",
+        "/models/qwen3.5-397b-a17b-4bit": str(flashmoe.demo_model_path()),
+        'memory="24GB"': 'memory="100MB", threads=1, num_cpus=0.5',
+        "machines=4": "machines=2",
+    }
+    for old, new in changes.items():
+        assert old in code, f"docs/scale.md has no {old}"
+        code = code.replace(old, new)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/scale.md", "exec"), names)
+    return names
+
+
 def test_answers_of_many_blocks_in_order(ray: Any, generator: flashmoe.Generator) -> None:
     """Two replicas at unequal work: 16 blocks whose rows take a token or 40."""
     from flashmoe.integrations.ray import predict
@@ -153,39 +180,59 @@ def test_errors_surface(ray: Any) -> None:
         predict(ray.data.from_items(rows), flashmoe.demo_model_path(), machines=3)
 
 
-def test_serve(ray: Any, generator: flashmoe.Generator) -> None:
+def test_the_page_of_many_prompts(ray: Any, generator: flashmoe.Generator, tmp_path: Path) -> None:
+    prompts = [{"prompt": question} for question in QUESTIONS]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    run_page(
+        0,
+        **{
+            '"prompts.jsonl"': repr(str(tmp_path / "prompts.jsonl")),
+            '"answers"': repr(str(tmp_path / "answers")),
+            "max_tokens=256": "max_tokens=10",
+        },
+    )
+    files = sorted((tmp_path / "answers").iterdir())
+    got = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    want = [generator.generate(question, max_tokens=10).text for question in QUESTIONS]
+    assert [(row["prompt"], row["answer"]) for row in got] == list(
+        zip(QUESTIONS, want, strict=True)
+    )
+
+
+def test_the_page_of_many_users(ray: Any, generator: flashmoe.Generator) -> None:
     """OpenAI's client; what runs when the application is deleted ends whole."""
     serve = pytest.importorskip("ray.serve")
     openai = pytest.importorskip("openai")
-
-    from flashmoe.integrations.ray import serve_app
-    from flashmoe.server import Settings
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, proxy_location="HeadOnly")
-    app = serve_app(
-        flashmoe.demo_model_path(),
-        settings=Settings(name="demo"),
-        num_cpus=0.5,
-        memory="100MB",
-        threads=1,
-    )
-    serve.run(app)
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-    got = client.chat.completions.create(model="demo", messages=CHATS[0], temperature=0)
+    run_page(1, **{"0.0.0.0": "127.0.0.1", "8000": str(port)})
+
+    def client(key: str, host: str = "llm.example.org") -> Any:
+        return openai.OpenAI(
+            base_url=f"http://127.0.0.1:{port}/v1",
+            api_key=key,
+            default_headers={"Host": host},
+            max_retries=0,
+        )
+
+    good = client("a-long-secret")
+    got = good.chat.completions.create(model="qwen", messages=CHATS[0], temperature=0)
     assert got.choices[0].message.content == generator.chat(CHATS[0]).content
     with pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="other", messages=CHATS[0])
+        good.chat.completions.create(model="other", messages=CHATS[0])
+    with pytest.raises(openai.AuthenticationError):
+        client("another").models.list()
+    with pytest.raises(openai.PermissionDeniedError):
+        client("a-long-secret", "evil.example.org").models.list()
 
     parts: list[Any] = []
     begun = threading.Event()
 
     def listen() -> None:
         ends = generator.model.tokenizer.eos_token_ids
-        for chunk in client.completions.create(
-            model="demo",
+        for chunk in good.completions.create(
+            model="qwen",
             prompt="Once upon a time",
             max_tokens=1000,
             temperature=0,
