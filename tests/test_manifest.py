@@ -261,7 +261,7 @@ BAD_LINES = [
     (
         "weight file=1 at=100 ",
         "weight file=1 at=9999999 ",
-        "is 24576 bytes at 9999999 of b, which has 10000000",
+        "is 36864 bytes at 9999999 of b, which has 10000000",
     ),
     ("\nexperts layer=0", "\nexperts layer=1", "layer 1 has no experts"),
     (
