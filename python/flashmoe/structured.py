@@ -266,7 +266,7 @@ def compile_constraint(
     if forced:
         many = tool_choice == "required"
         try:
-            _check_size(json.dumps(forced), "the tools")
+            _check_size(json.dumps(forced, ensure_ascii=False), "the tools")
             lark = tool_call_grammar(forced, style, tokenizer.token_to_id, many=many)
         except (TypeError, ValueError, RecursionError) as error:
             if isinstance(error, ArgumentError):
@@ -366,7 +366,10 @@ def _dumped(schema: Mapping[str, Any]) -> str:
 
 
 def _check_size(text: str, what: str) -> None:
-    size = len(text.encode(errors="surrogatepass"))
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{what}: holds half a character, {text[error.start]!r}") from None
     if size > MAX_SCHEMA_BYTES:
         raise ArgumentError(f"{what}: {size} bytes; at most {MAX_SCHEMA_BYTES} are compiled")
 

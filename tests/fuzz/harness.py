@@ -106,8 +106,8 @@ def _peak() -> int:
 
 def _shape(error: BaseException) -> str:
     """An error's text without what differs from input to input."""
-    text = re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "_", str(error)[:300])
-    return f"{type(error).__name__}: {text[:80]}"
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|[^A-Za-z ]+", "_", str(error)[:300])
+    return f"{type(error).__name__}: {text[:48]}"
 
 
 def run_one(target: Target, data: bytes, report: Report) -> str:
