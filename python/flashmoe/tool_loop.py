@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def run_tools(
             return ToolRun(answer, said, calls)
         for call in answer.tool_calls:
             refused = approve is not None and not approve(call)
-            result = "The user refused this call." if refused else _result(call, known)
+            result = call_function(call, None if refused else known)
             calls.append((call, result))
             said.append({"role": "tool", "tool_call_id": call.id, "content": result})
     raise ToolLoopError(
@@ -84,8 +84,15 @@ def run_tools(
     )
 
 
-def _result(call: ToolCall, known: dict[str, Callable[..., Any]]) -> str:
-    """What a call gives, as text for the model."""
+def call_function(call: ToolCall, known: Mapping[str, Callable[..., Any]] | None) -> str:
+    """What a call gives, as text for the model.
+
+    Args:
+        call: What the model wants.
+        known: Functions by name; None if the user refused the call.
+    """
+    if known is None:
+        return "The user refused this call."
     if call.name not in known:
         return f"Error: there is no function {call.name!r}, only {', '.join(sorted(known))}."
     try:

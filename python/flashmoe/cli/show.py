@@ -82,6 +82,20 @@ def stats_line(stats: Stats) -> str:
     return " · ".join(parts)
 
 
+def short_stats(stats: Stats) -> str:
+    """What an answer cost, in half a line.
+
+    Args:
+        stats: Of a finished answer.
+    """
+    kept = f" ({stats.cached_tokens} of the prompt kept)" if stats.cached_tokens else ""
+    return (
+        f"{stats.completion_tokens} tokens, {rate(stats.decode_tokens_per_second)} tok/s · first "
+        f"after {stats.time_to_first_token:.2f} s{kept} · experts {stats.expert_hit_rate:.0%} in "
+        f"memory, {size(stats.expert_bytes_read)} read"
+    )
+
+
 def fewer_experts(running: int, native: int) -> str | None:
     """A notice if not the model's own number of experts runs, else None.
 
