@@ -1,5 +1,6 @@
 // Models and sessions.
 #include <algorithm>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -27,11 +28,12 @@ class Owner
     void check() const
     {
         if (here()) return;
-        const std::string who = std::to_string(process_);
-        raise("FORKED",
-              ("process " + who + " opened this model, and this process was forked from it afterwards; open the model " +
-               "here, or start processes by \"spawn\" or \"forkserver\"")
-                  .c_str());
+        char words[256];
+        snprintf(words, sizeof words,
+                 "process %ld opened this model, and this process was forked from it afterwards; open the model here, or start "
+                 "processes by \"spawn\" or \"forkserver\"",
+                 static_cast<long>(process_));
+        raise("FORKED", words);
     }
 
   private:
@@ -229,15 +231,19 @@ class Session
     {
         if (!owner_.here()) return;
         Unlocked nogil;
-        std::unique_lock<std::mutex> life(life_);
-        if (c_) fm_session_cancel(c_);
-        life.unlock();
+        {
+            std::lock_guard<std::mutex> life(life_);
+            if (c_) fm_session_cancel(c_);
+        }
+        std::shared_ptr<ModelHandle> model; // goes after its session
+        fm_session *last;
         std::lock_guard<std::mutex> turn(turn_);
-        life.lock();
-        fm_session *last = c_;
-        auto model = std::move(model_);
-        c_ = nullptr;
-        life.unlock();
+        {
+            std::lock_guard<std::mutex> life(life_);
+            model = std::move(model_);
+            last = c_;
+            c_ = nullptr;
+        }
         fm_session_close(last);
     }
 
