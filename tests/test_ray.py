@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import re
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -43,13 +44,19 @@ def generator() -> Iterator[flashmoe.Generator]:
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "flashmoe[ray]"')
-    pytest.importorskip("ray.data")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
+        # Else Ray takes the token of the home directory, or writes one. Read when it is imported.
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other processes are not our fault
+        ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "flashmoe[ray]"')
+        pytest.importorskip("ray.data")
         ray.init(
+            address="local",
             num_cpus=2,
             resources={"flashmoe": 2},
             object_store_memory=100_000_000,
@@ -133,7 +140,7 @@ def run_page(number: int, **changes: str) -> dict[str, Any]:
     changes |= {
         'ray.init(address="auto")\n': "",
         "/models/qwen3.5-397b-a17b-4bit": str(flashmoe.demo_model_path()),
-        'memory="24GB"': 'memory="100MB", threads=1, num_cpus=0.5',
+        'memory="24GB"': 'memory="100MB", threads=1',
         "machines=4": "machines=2",
     }
     for old, new in changes.items():
@@ -158,7 +165,6 @@ def test_answers_of_many_blocks_in_order(ray: Any, generator: flashmoe.Generator
         column="messages",
         machines=2,
         batch_size=4,
-        num_cpus=0.5,
         **OPTIONS,
     ).take_all()
     want = [generator.chat(chat, max_tokens=40) for chat in CHATS]

@@ -147,7 +147,7 @@ def predict(
     *,
     machines: int = 1,
     batch_size: int = 32,
-    num_cpus: float = 1,
+    num_cpus: float = 0,
     **options: Any,
 ) -> Dataset:
     """Answer the rows of a dataset on several machines, and keep their order.
@@ -158,8 +158,9 @@ def predict(
         machines: How many answer.
         batch_size: Rows that a machine answers together. More of them share the reading of
             experts, fewer spread a small dataset better.
-        num_cpus: What Ray counts as taken on each machine; the model takes as many threads as
-            its option ``threads`` says, by default all.
+        num_cpus: What Ray counts as taken on each machine. More than 0 keeps other work of
+            Ray's away, but what reads the dataset needs some too, or nothing begins. The model
+            takes as many threads as its option ``threads`` says, by default all.
         **options: Of :class:`Predictor`.
 
     Raises:
@@ -188,7 +189,7 @@ def serve_app(
     *,
     machines: int = 1,
     settings: Settings | None = None,
-    num_cpus: float = 1,
+    num_cpus: float = 0,
     max_ongoing_requests: int = 64,
     **model_options: Any,
 ) -> Application:
