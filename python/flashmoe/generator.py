@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as PyGenerator
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flashmoe.answer import Answer, Chunk, Generation, Meter, Stats
@@ -16,13 +15,12 @@ from flashmoe.errors import (
     ClosedError,
     ContextLengthError,
     PromptError,
-    TemplateError,
 )
 from flashmoe.model import Model
 from flashmoe.prefix_points import PrefixPoints, stable_tokens
 from flashmoe.sampler import Sampler, TokenChooser
 from flashmoe.stop import StopMatcher
-from flashmoe.stream import Stream
+from flashmoe.stream import Stream, parsed
 
 if TYPE_CHECKING:
     import os
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flashmoe import _core
+    from flashmoe.chat_prompt import ChatPrompt
     from flashmoe.prefix_cache import PrefixCache
-    from flashmoe.reply import ReplyParser
     from flashmoe.structured import ConstraintFactory
 
 Prompt = str | Sequence[int]
@@ -235,22 +233,24 @@ class Generator:
         from flashmoe.chat import tool_schemas
         from flashmoe.reply import ReplyParser, starts_in_reasoning, tool_style
 
-        prompt = self.render(messages, tools, enable_thinking=enable_thinking, **template_options)
-        ids = self.model.tokenizer.encode(prompt)
+        prompt = self.chat_prompt(
+            messages, tools, enable_thinking=enable_thinking, **template_options
+        )
+        ids = prompt.ids
         stable = None
         if self.prefix_cache is not None:
             options = {**template_options, "add_generation_prompt": False}
-            turns = self.render(messages, tools, enable_thinking=enable_thinking, **options)
-            stable = stable_tokens(self.model.tokenizer, turns, ids)
+            turns = self.chat_prompt(messages, tools, enable_thinking=enable_thinking, **options)
+            stable = stable_tokens(turns.ids, ids)
         template = self.model.tokenizer.chat_template
         parser = ReplyParser(
             style=tool_style("\n".join(template.sources.values())) if tools and template else None,
-            in_reasoning=starts_in_reasoning(prompt),
+            in_reasoning=starts_in_reasoning(prompt.text),
             tools=tool_schemas(tools or ()),
         )
-        constraint = self._constraint(response_format, prompt, tools, tool_choice)
+        constraint = self._constraint(response_format, prompt.text, tools, tool_choice)
         chunks = self._start(ids, max_tokens, stop, progress, stable, constraint)
-        return self._begin(_parsed(chunks, parser))
+        return self._begin(parsed(chunks, parser))
 
     def chat(
         self,
@@ -322,18 +322,32 @@ class Generator:
         Raises:
             TemplateError: The checkpoint has no chat template, or it refuses the conversation.
         """
-        from flashmoe.messages import normalise_messages
+        return self.chat_prompt(
+            messages, tools, enable_thinking=enable_thinking, **template_options
+        ).text
 
-        template = self.model.tokenizer.chat_template
-        if template is None:
-            raise TemplateError(
-                f"{self.model.path} has no chat template; use generate() with a plain prompt"
-            )
+    def chat_prompt(
+        self,
+        /,
+        messages: Sequence[Any],
+        tools: Sequence[Any] | None = None,
+        *,
+        enable_thinking: bool | None = None,
+        **template_options: Any,
+    ) -> ChatPrompt:
+        """As :meth:`render`, with the tokens; messages put no control tokens among them.
+
+        Args:
+            messages: Dictionaries with ``role`` and ``content``.
+            tools: Functions the model may call.
+            enable_thinking: Passed to the template if not ``None``.
+            **template_options: Further variables of the template.
+        """
+        from flashmoe.chat_prompt import chat_prompt
+
         if enable_thinking is not None:
             template_options["enable_thinking"] = enable_thinking
-        return template.render(
-            normalise_messages(messages, template), tools=tools, **template_options
-        )
+        return chat_prompt(self.model.tokenizer, messages, tools, **template_options)
 
     def cancel(self) -> None:
         """Stop a call that runs in another thread; it raises ``CancelledError`` within a layer.
@@ -580,15 +594,3 @@ class Generator:
                     yield index, answer
         finally:
             self._batch = None
-
-
-def _parsed(chunks: Iterator[Chunk], parser: ReplyParser) -> Iterator[Chunk]:
-    """Chunks with their deltas."""
-    for chunk in chunks:
-        deltas = parser.push(chunk.text)
-        reason = chunk.finish_reason
-        if reason is not None:
-            deltas += parser.finish()
-            if reason == "stop" and parser.tool_calls:
-                reason = "tool_calls"
-        yield replace(chunk, deltas=tuple(deltas), finish_reason=reason)

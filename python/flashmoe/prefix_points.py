@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from flashmoe import _core
     from flashmoe.prefix_cache import PrefixCache
-    from flashmoe.tokenizer import Tokenizer
 
 
 class PrefixPoints:
@@ -81,14 +80,12 @@ class PrefixPoints:
             self._cache.store(session, ids, decoded=len(said) > 0)
 
 
-def stable_tokens(tokenizer: Tokenizer, without: str, ids: Sequence[int]) -> int:
+def stable_tokens(turns: Sequence[int], ids: Sequence[int]) -> int:
     """Tokens that a prompt shares with the conversation without the header of the answer.
 
     Args:
-        tokenizer: Made the ids.
-        without: The conversation, rendered with ``add_generation_prompt=False``.
+        turns: The conversation, rendered with ``add_generation_prompt=False``.
         ids: The prompt.
     """
-    turns = tokenizer.encode(without)
     pairs = enumerate(zip(turns, ids, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(turns), len(ids)))

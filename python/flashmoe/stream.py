@@ -5,9 +5,15 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Generator as PyGenerator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from flashmoe.errors import ArgumentError, CancelledError
+
+if TYPE_CHECKING:
+    from flashmoe.answer import Chunk
+    from flashmoe.reply import ReplyParser
 
 T = TypeVar("T")
 
@@ -45,3 +51,20 @@ class Stream(Generic[T]):
             raise ArgumentError("a callback of an answer cannot start another with its generator")
         self._replaced = True
         self._items.close()
+
+
+def parsed(chunks: Iterator[Chunk], parser: ReplyParser) -> Iterator[Chunk]:
+    """Chunks of a chat with their deltas.
+
+    Args:
+        chunks: Of one answer.
+        parser: Not used before.
+    """
+    for chunk in chunks:
+        deltas = parser.push(chunk.text)
+        reason = chunk.finish_reason
+        if reason is not None:
+            deltas += parser.finish()
+            if reason == "stop" and parser.tool_calls:
+                reason = "tool_calls"
+        yield replace(chunk, deltas=tuple(deltas), finish_reason=reason)

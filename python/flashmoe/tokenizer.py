@@ -71,9 +71,15 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._special_texts = frozenset(
-            token.content for token in backend.get_added_tokens_decoder().values() if token.special
-        )
+        special = {
+            number: token.content
+            for number, token in backend.get_added_tokens_decoder().items()
+            if token.special
+        }
+        self._special_ids = frozenset(special)
+        self._special_texts = frozenset(special.values())
+        longest_first = sorted(self._special_texts, key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)))
         self.special_tokens = dict(special_tokens or {})
         self.eos_token_ids = eos_token_ids
         self.chat_template = chat_template
@@ -170,6 +176,29 @@ class Tokenizer:
         with _as_tokenizer_errors("the text cannot be encoded"):
             text.encode()
             return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def control_texts(self, text: str) -> set[str]:
+        """The special tokens whose text is part of a text.
+
+        Args:
+            text: Any text.
+        """
+        return set(self._special_pattern.findall(text)) if self._special_texts else set()
+
+    def encode_plainly(self, control: str) -> list[int]:
+        """Encode the text of a special token as ordinary text.
+
+        Args:
+            control: One of :meth:`control_texts`.
+
+        Raises:
+            TokenizerError: That cannot be done.
+        """
+        for cut in range(1, len(control)):
+            ids = self.encode(control[:cut]) + self.encode(control[cut:])
+            if not self._special_ids.intersection(ids):
+                return ids
+        raise TokenizerError(f"{control!r} cannot be encoded as text, only as a special token")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Decode token ids; bytes that are not UTF-8 become U+FFFD.

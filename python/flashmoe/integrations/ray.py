@@ -121,15 +121,14 @@ class Predictor:
             return [int(token) for token in value], None
         # A table has every field of its messages in each of them, None where there was none.
         messages = [{k: v for k, v in m.items() if v is not None} for m in value]
-        prompt = self._generator.render(messages, **self._template_options)
-        thinks = starts_in_reasoning(prompt)
+        prompt = self._generator.chat_prompt(messages, **self._template_options)
+        thinks = starts_in_reasoning(prompt.text)
         if thinks and self._options["response_format"] is not None:
             raise ArgumentError(
                 "the answers of this model begin with reasoning, which response_format would "
                 'forbid; give template_options={"enable_thinking": False}'
             )
-        ids = self._generator.model.tokenizer.encode(prompt)
-        return ids, ReplyParser(style=None, in_reasoning=thinks)
+        return prompt.ids, ReplyParser(style=None, in_reasoning=thinks)
 
 
 def _parts(text: str, parser: ReplyParser | None) -> tuple[str, str]:

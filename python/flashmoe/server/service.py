@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashmoe.answer import Chunk, Stats
 from flashmoe.batch import Event, Request
+from flashmoe.chat_prompt import ChatPrompt
 from flashmoe.engine import Engine
 from flashmoe.errors import ContextLengthError
 from flashmoe.generator import Generator
@@ -156,15 +157,15 @@ class Service:
         prompt = self._render(ask)
         parser = ReplyParser(
             style=self._style if ask.tools else None,
-            in_reasoning=starts_in_reasoning(prompt),
+            in_reasoning=starts_in_reasoning(prompt.text),
             tools=ask.tools,
         )
-        constraint = self._constraint(ask, prompt)
-        ids = self.model.tokenizer.encode(prompt)
+        constraint = self._constraint(ask, prompt.text)
+        ids = prompt.ids
         stable = None
         if self.prefixes is not None:
             turns = self._render(ask, add_generation_prompt=False)
-            stable = stable_tokens(self.model.tokenizer, turns, ids)
+            stable = stable_tokens(turns.ids, ids)
         return Running(self, self._request(ids, ask, stable, constraint), ask, parser)
 
     def complete(self, prompt: str | Sequence[int], ask: Ask) -> Running:
@@ -184,7 +185,7 @@ class Service:
         Args:
             ask: With messages.
         """
-        return len(self.model.tokenizer.encode(self._render(ask)))
+        return len(self._render(ask).ids)
 
     def close(self) -> None:
         """Let what runs end, for a while; then end it."""
@@ -193,9 +194,9 @@ class Service:
         if self.prefixes is not None:
             self.prefixes.close()
 
-    def _render(self, ask: Ask, **options: Any) -> str:
+    def _render(self, ask: Ask, **options: Any) -> ChatPrompt:
         options = {**ask.template_options, **options}
-        return self._renderer.render(list(ask.messages), list(ask.tools) or None, **options)
+        return self._renderer.chat_prompt(list(ask.messages), list(ask.tools) or None, **options)
 
     def _constraint(self, ask: Ask, prompt: str) -> ConstraintFactory | None:
         """What the answer must follow."""
