@@ -30,7 +30,8 @@ def test_there_are_examples() -> None:
 
 
 def test_commands_exist() -> None:
-    verbs = set(re.findall(r"^flashmoe (\w+)", TEXT, re.MULTILINE))
+    shell = "".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL))
+    verbs = set(re.findall(r"^flashmoe (\w+)", shell, re.MULTILINE))
     assert {"demo", "chat", "convert"} <= verbs
     for verb in sorted(verbs):
         done = subprocess.run(
