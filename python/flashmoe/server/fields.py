@@ -149,7 +149,7 @@ class Fields:
     def texts(self, name: str, most: int) -> Sequence[str]:
         """A string, or a list of a few; empty if it is not there."""
         value = self.values.get(name)
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             return [value]
         found = self.list(name)
         if len(found) > most:

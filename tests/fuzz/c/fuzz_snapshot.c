@@ -92,6 +92,7 @@ static void use(const uint8_t *snapshot, uint64_t size)
     float logits[VOCAB];
     int32_t id = token(3);
     memcpy(&h, snapshot, sizeof h);
+    MUST(h.position >= 0 && h.position <= CONTEXT);
     MUST(fm_session_position(session) == h.position && fm_session_snapshot_bytes(session) == size);
     uint8_t *copy = must(size);
     MUST(fm_session_save(session, copy, size, NULL) == FM_OK);
