@@ -69,7 +69,7 @@ def test_tasks_take_turns_and_the_loop_goes_on(plain: Generator) -> None:
 
 def test_a_cancelled_task_stops_computing(plain: Generator) -> None:
     want = plain.generate("Once", max_tokens=10).token_ids
-    endless = {"max_tokens": 3000, "stop": ()}
+    endless = {"max_tokens": 100000, "stop": ()}
     rng = random.Random(0)
 
     async def one(generator: AsyncGenerator, wait: float) -> float:
@@ -83,8 +83,10 @@ def test_a_cancelled_task_stops_computing(plain: Generator) -> None:
 
     async def main() -> None:
         generator = AsyncGenerator(plain)
+        ends = dict.fromkeys(plain.model.tokenizer.eos_token_ids, -1e9)
+        long = AsyncGenerator(Generator(plain.model, Sampler(temperature=0, logit_bias=ends)))
         for _ in range(20):
-            assert await one(generator, rng.uniform(0, 0.12)) < 2
+            assert await one(long, rng.uniform(0, 0.12)) < 2
             assert not calls()
         assert (await generator.generate("Once", max_tokens=10)).token_ids == want
 

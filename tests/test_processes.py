@@ -250,10 +250,11 @@ def test_threads_share_a_model_until_it_closes(path: Path) -> None:
 
 
 def test_a_generator_closed_by_another_thread(model: Model) -> None:
+    endless = Sampler(temperature=0, logit_bias=dict.fromkeys(model.tokenizer.eos_token_ids, -1e9))
     for wait in (0.0, 0.001, 0.005, 0.02):
-        generator = Generator(model, GREEDY)
+        generator = Generator(model, endless)
         with ThreadPoolExecutor(1) as pool:
-            call = pool.submit(generator.generate, PROMPT, max_tokens=3000)
+            call = pool.submit(generator.generate, PROMPT, max_tokens=100000)
             time.sleep(wait)
             generator.close()
             with pytest.raises((ClosedError, CancelledError)):

@@ -6,18 +6,18 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import isfunction, ismethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flashmoe.errors import TemplateError
 from flashmoe.messages import normalise_messages
 from flashmoe.plain_data import plain_value
-
-if TYPE_CHECKING:
-    import jinja2
+from flashmoe.template_rendering import TemplateRenderer
 
 __all__ = ["ChatTemplate", "Tool", "normalise_messages"]
 
 Tool = Mapping[str, Any] | Callable[..., Any]
+Renderer = Callable[[str, dict[str, Any]], str]
+"""Runs the text of a template with its variables."""
 
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
@@ -27,7 +27,8 @@ class ChatTemplate:
 
     Rendering is byte for byte what ``apply_chat_template`` of transformers 5.23 gives.
     It runs in a sandbox with limits on what a template may build and print, but not on
-    its time: templates belong to the checkpoint and are not to be taken from requests.
+    its time, unless a :class:`~flashmoe.template_worker.TemplateWorker` runs it. Templates
+    belong to the checkpoint and are not to be taken from requests.
 
     Attributes:
         sources: Template texts by name; the usual one is called ``default``.
@@ -35,17 +36,21 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str | Mapping[str, str], special_tokens: Mapping[str, str] | None = None
+        self,
+        source: str | Mapping[str, str],
+        special_tokens: Mapping[str, str] | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
         """Keep the template; it is compiled when first used.
 
         Args:
             source: Text of the template, or several by name (``default``, ``tool_use``).
             special_tokens: Names such as ``bos_token`` and the text of each.
+            renderer: Runs the template; ``None``: this process does.
         """
         self.sources = {"default": source} if isinstance(source, str) else dict(source)
         self.special_tokens = dict(special_tokens or {})
-        self._compiled: dict[str, jinja2.Template] = {}
+        self._renderer = renderer or TemplateRenderer()
 
     @classmethod
     def from_directory(
@@ -117,48 +122,20 @@ class ChatTemplate:
         name = "tool_use" if tools is not None and "tool_use" in self.sources else "default"
         return self._run(name, variables)
 
+    def rendered_by(self, renderer: Renderer) -> ChatTemplate:
+        """The same template, run by another.
+
+        Args:
+            renderer: Such as a :class:`~flashmoe.template_worker.TemplateWorker`.
+        """
+        return ChatTemplate(self.sources, self.special_tokens, renderer)
+
     def _run(self, name: str, variables: dict[str, Any]) -> str:
-        """Compile if need be and render; a template is foreign code and may raise anything."""
-        from flashmoe import template_env
-
-        try:
-            template = self._template(name)
-            pieces: list[str] = []
-            room = template_env.MAX_CHARACTERS
-            for piece in template.generate(variables):
-                room -= len(piece)
-                if room < 0:
-                    raise TemplateError(
-                        f"the chat template printed more than {template_env.MAX_CHARACTERS} "
-                        "characters; it does not fit this conversation or never ends"
-                    )
-                pieces.append(piece)
-            return "".join(pieces)
-        except TemplateError:
-            raise
-        except Exception as error:
-            raise TemplateError(_explain(error)) from error
-
-    def _template(self, name: str) -> jinja2.Template:
-        from flashmoe.template_env import compile_template
-
         if name not in self.sources:
             raise TemplateError(
                 f"the checkpoint has chat templates for {sorted(self.sources)} only, not {name!r}"
             )
-        if name not in self._compiled:
-            self._compiled[name] = compile_template(self.sources[name])
-        return self._compiled[name]
-
-
-def _explain(error: Exception) -> str:
-    import jinja2
-
-    if isinstance(error, jinja2.TemplateSyntaxError):
-        return f"the chat template is broken at line {error.lineno}: {error.message}"
-    if type(error) is jinja2.TemplateError:  # raised by the template itself
-        return f"the chat template refuses the conversation: {error}"
-    return f"the chat template fails on the conversation: {type(error).__name__}: {error}"
+        return self._renderer(self.sources[name], variables)
 
 
 def _template_files(path: Path) -> dict[str, str]:

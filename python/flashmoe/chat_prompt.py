@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flashmoe.errors import TemplateError
 
 if TYPE_CHECKING:
+    from flashmoe.chat import ChatTemplate
     from flashmoe.tokenizer import Tokenizer
 
 _PRIVATE = range(0xF0000, 0xFFFFE)  # characters that mean nothing
@@ -38,6 +39,8 @@ def chat_prompt(
     tokenizer: Tokenizer,
     messages: Sequence[Any],
     tools: Sequence[Any] | None = None,
+    template: ChatTemplate | None = None,
+    /,
     **options: Any,
 ) -> ChatPrompt:
     """Render and encode a conversation.
@@ -48,6 +51,7 @@ def chat_prompt(
         tokenizer: With the template.
         messages: Dictionaries with ``role`` and ``content``.
         tools: Functions the model may call.
+        template: Renders; ``None``: the tokenizer's own.
         **options: Further variables of the template.
 
     Raises:
@@ -57,7 +61,7 @@ def chat_prompt(
     from flashmoe.chat import tool_schemas
     from flashmoe.messages import normalise_messages
 
-    template = tokenizer.chat_template
+    template = template or tokenizer.chat_template
     if template is None:
         raise TemplateError(
             "the model has no chat template; use generate() with a plain prompt, or put its "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -131,7 +132,8 @@ class Model:
             budget=budget,
             available=available,
         )
-        self._sessions: weakref.WeakSet[_core.Session] = weakref.WeakSet()
+        self._sessions: list[weakref.ref[_core.Session]] = []  # a WeakSet may swallow Ctrl-C
+        self._sessions_lock = threading.Lock()
         self._core = _core.Model(
             checkpoint.manifest.to_text(),
             str(self.path),
@@ -287,7 +289,9 @@ class Model:
         from flashmoe import _core
 
         session = _core.Session(self._open())
-        self._sessions.add(session)
+        with self._sessions_lock:
+            alive = [one for one in self._sessions if one() is not None]
+            self._sessions = [*alive, weakref.ref(session)]
         return session
 
     def check_open(self) -> None:
@@ -346,8 +350,11 @@ class Model:
 
     def close(self) -> None:
         """Give everything back; calls that still run are cancelled. May be called twice."""
-        for session in list(self._sessions):
-            session.close()
+        with self._sessions_lock:
+            sessions = [one() for one in self._sessions]
+        for session in sessions:
+            if session is not None:
+                session.close()
         self._core.close()
 
     def __enter__(self) -> Model:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from flashmoe.answer import Chunk, Stats
 from flashmoe.batch import Event, Request
-from flashmoe.chat_prompt import ChatPrompt
+from flashmoe.chat_prompt import ChatPrompt, chat_prompt
 from flashmoe.engine import Engine
 from flashmoe.errors import ContextLengthError
-from flashmoe.generator import Generator
 from flashmoe.model import Model
 from flashmoe.prefix_cache import PrefixCache
 from flashmoe.prefix_points import stable_tokens
@@ -23,6 +22,7 @@ from flashmoe.server.failures import Failure
 from flashmoe.server.metrics import Metrics
 from flashmoe.server.settings import Settings
 from flashmoe.stop import StopMatcher
+from flashmoe.template_worker import TemplateWorker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,8 +129,9 @@ class Service:
                 directory=settings.prefix_directory,
                 disk=settings.prefix_disk,
             )
-        self._renderer = Generator(model)
+        self._worker = TemplateWorker()
         template = model.tokenizer.chat_template
+        self._template = template.rendered_by(self._worker) if template else None
         self._style = tool_style("\n".join(template.sources.values())) if template else None
 
     def check_name(self, name: str | None) -> None:
@@ -193,10 +194,17 @@ class Service:
         self.engine.close()
         if self.prefixes is not None:
             self.prefixes.close()
+        self._worker.close()
 
     def _render(self, ask: Ask, **options: Any) -> ChatPrompt:
         options = {**ask.template_options, **options}
-        return self._renderer.chat_prompt(list(ask.messages), list(ask.tools) or None, **options)
+        return chat_prompt(
+            self.model.tokenizer,
+            list(ask.messages),
+            list(ask.tools) or None,
+            self._template,
+            **options,
+        )
 
     def _constraint(self, ask: Ask, prompt: str) -> ConstraintFactory | None:
         """What the answer must follow."""
