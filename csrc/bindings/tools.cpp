@@ -64,18 +64,15 @@ void affine_encode(Floats x, int32_t bits, int32_t group, const std::string &sca
                              biases.data() + r * layout.scale_row_bytes);
 }
 
-// The same with codes, scales and biases searched for the least error, which is returned. No importance: every column alike.
-double affine_search(Floats x, Row importance, int32_t bits, int32_t group, const std::string &scale, Bytes weight, Bytes scales,
-                     Bytes biases)
+// The same with codes, scales and biases searched for the least error, which is returned.
+double affine_search(Floats x, int32_t bits, int32_t group, const std::string &scale, Bytes weight, Bytes scales, Bytes biases)
 {
     const fm_quant quant = affine_quant(bits, group, scale);
     const fm_matrix_layout layout = affine_layout(quant, x, weight, scales, biases);
-    if (importance.shape(0) && importance.shape(0) != x.shape(1)) throw nb::value_error("importance needs a number a column");
-    const float *h = importance.shape(0) ? importance.data() : nullptr;
     double error = 0;
     Unlocked nogil;
     for (size_t r = 0; r < x.shape(0); r++)
-        error += fm_affine_search_row(quant, x.data() + r * x.shape(1), h, static_cast<int32_t>(x.shape(1)),
+        error += fm_affine_search_row(quant, x.data() + r * x.shape(1), static_cast<int32_t>(x.shape(1)),
                                       weight.data() + r * layout.row_bytes, scales.data() + r * layout.scale_row_bytes,
                                       biases.data() + r * layout.scale_row_bytes);
     return error;
@@ -155,8 +152,8 @@ void bind_tools(nb::module_ &m)
     m.def("logprob", &logprob, "logits"_a.noconvert(), "id"_a);
     m.def("affine_encode", &affine_encode, "x"_a.noconvert(), "bits"_a, "group"_a, "scale"_a, "weight"_a.noconvert(),
           "scales"_a.noconvert(), "biases"_a.noconvert());
-    m.def("affine_search", &affine_search, "x"_a.noconvert(), "importance"_a.noconvert(), "bits"_a, "group"_a, "scale"_a,
-          "weight"_a.noconvert(), "scales"_a.noconvert(), "biases"_a.noconvert());
+    m.def("affine_search", &affine_search, "x"_a.noconvert(), "bits"_a, "group"_a, "scale"_a, "weight"_a.noconvert(),
+          "scales"_a.noconvert(), "biases"_a.noconvert());
     m.def("xxh3_64", &xxh3_64, "buffer"_a);
     m.def("probe_reads", &probe_reads, "manifest"_a, "directory"_a, nb::kw_only(), "read"_a, "read_threads"_a, "read_split"_a,
           "seconds"_a, "cold"_a, "seed"_a);

@@ -15,8 +15,8 @@ uint32_t fm_affine_code(float x, float scale, float bias, int32_t bits);
 /* Put code i into a row whose bits are 0. */
 void fm_affine_put(uint8_t *row, int32_t i, int32_t bits, uint32_t code);
 
-/* The scale and bias, as they are stored, and codes that leave a group the least sum of importance[i] * error^2 of all that
- * are tried, MLX's among them; returns that sum. `importance`: NULL for all 1. */
-double fm_affine_search_group(fm_quant quant, const float *x, const float *importance, uint8_t *code, float *scale, float *bias);
+/* The scale and bias, as they are stored, and codes that leave a group the least sum of squared errors of all that are
+ * tried, MLX's among them; returns that sum. */
+double fm_affine_search_group(fm_quant quant, const float *x, uint8_t *code, float *scale, float *bias);
 
 #endif

@@ -66,10 +66,9 @@ bool fm_numbers_finite(fm_number kind, const void *from, size_t n, size_t *where
 void fm_affine_encode_row(fm_quant quant, const float *x, int32_t cols, uint8_t *weight, uint8_t *scales, uint8_t *biases);
 
 /*
- * The same form, with codes, scales and biases searched for the least sum of importance[i] * (x[i] - stored x[i])^2, which is
- * returned; no group has more of it than fm_affine_encode_row leaves. `importance`: cols numbers, none negative; NULL: all 1.
+ * The same form, with codes, scales and biases searched for the least sum of squared errors, which is returned; no group has
+ * more of it than fm_affine_encode_row leaves.
  */
-double fm_affine_search_row(fm_quant quant, const float *x, const float *importance, int32_t cols, uint8_t *weight,
-                            uint8_t *scales, uint8_t *biases);
+double fm_affine_search_row(fm_quant quant, const float *x, int32_t cols, uint8_t *weight, uint8_t *scales, uint8_t *biases);
 
 #endif

@@ -1,9 +1,9 @@
 /*
- * Affine codes with the least squared error, weighted by how much each column matters.
+ * Affine codes with the least squared error.
  *
  * The full range of a group is a bad grid at 2 or 3 bits: a few far numbers stretch it for all. So many shorter ranges are
- * tried; the best go on by turns: codes for a scale and bias, then the scale and bias that fit these codes best (weighted
- * least squares). At the end scale and bias are rounded as they are stored, and the codes chosen for those.
+ * tried; the best go on by turns: codes for a scale and bias, then the scale and bias that fit these codes best (least
+ * squares). At the end scale and bias are rounded as they are stored, and the codes chosen for those.
  */
 #include <float.h>
 #include <math.h>
@@ -19,9 +19,9 @@
 
 /* A group on its way. `y` is x moved and stretched to mean 0 and range 1, so that no sum overflows or cancels. */
 typedef struct {
-    float y[GROUP], h[GROUP]; /* h: importance, sum 1 */
-    float low, high;          /* of y */
-    double mean, range;       /* x = y * range + mean */
+    float y[GROUP];
+    float low, high;    /* of y */
+    double mean, range; /* x = y * range + mean */
     int32_t n;
     float top; /* the largest code */
 } search_group;
@@ -54,12 +54,13 @@ static bool refit(const search_group *g, grid from, grid *to)
     float q1[LANES] = {0}, q2[LANES] = {0}, yq[LANES] = {0}, inverse = 1 / from.scale;
     for (int32_t i = 0; i < g->n; i += LANES)
         for (int32_t l = 0; l < LANES; l++) {
-            float q = nearest(g->y[i + l], inverse, from.bias, g->top), hq = g->h[i + l] * q;
-            q1[l] += hq;
-            q2[l] += hq * q;
-            yq[l] += hq * g->y[i + l];
+            float q = nearest(g->y[i + l], inverse, from.bias, g->top);
+            q1[l] += q;
+            q2[l] += q * q;
+            yq[l] += q * g->y[i + l];
         }
-    double mean = lanes_sum(q1), spread = lanes_sum(q2) - mean * mean, both = lanes_sum(yq); /* the mean of y is 0 */
+    double n = g->n, mean = lanes_sum(q1) / n, spread = lanes_sum(q2) / n - mean * mean;
+    double both = lanes_sum(yq) / n; /* the mean of y is 0 */
     if (!(spread > 1e-9) || !(both > 0)) return false;
     double scale = both / spread;
     *to = (grid){(float)scale, (float)(-scale * mean), both * scale};
@@ -107,24 +108,24 @@ static float stored(fm_number kind, float x)
     return back;
 }
 
-static void judge(candidate *c, const float *x, const float *h, int32_t n)
+static void judge(candidate *c, const float *x, int32_t n)
 {
     c->error = 0;
     for (int32_t i = 0; i < n; i++) {
         double miss = (double)x[i] - ((double)c->scale * c->code[i] + (double)c->bias);
-        c->error += (double)h[i] * miss * miss;
+        c->error += miss * miss;
     }
 }
 
 /* What MLX's quantiser stores. */
-static void nearest_candidate(fm_quant quant, const float *x, const float *h, candidate *c)
+static void nearest_candidate(fm_quant quant, const float *x, candidate *c)
 {
     float scale, bias;
     fm_affine_grid(x, quant.group, quant.bits, &scale, &bias);
     for (int32_t i = 0; i < quant.group; i++) c->code[i] = (uint8_t)fm_affine_code(x[i], scale, bias, quant.bits);
     c->scale = stored(quant.scale, scale);
     c->bias = stored(quant.scale, bias);
-    judge(c, x, h, quant.group);
+    judge(c, x, quant.group);
 }
 
 /* A grid rounded as it is stored: first the scale, then the bias that goes with it best. */
@@ -135,41 +136,39 @@ static void round_grid(const search_group *g, fm_quant quant, const float *x, gr
     c->bias = stored(quant.scale, (float)(g->mean - (double)c->scale * middle));
     float inverse = 1 / c->scale;
     for (int32_t i = 0; i < g->n; i++) c->code[i] = (uint8_t)nearest(x[i], inverse, c->bias, g->top);
-    judge(c, x, g->h, g->n);
+    judge(c, x, g->n);
 }
 
 /* ---- groups ------------------------------------------------------------------------ */
 
 /* False where there is nothing to search: all numbers are alike, or too far apart or too near for the sums. */
-static bool prepare(search_group *g, fm_quant quant, const float *x, const float *h)
+static bool prepare(search_group *g, fm_quant quant, const float *x)
 {
-    double sum = 0, mean = 0;
+    double sum = 0;
     float low = x[0], high = x[0];
     g->n = quant.group;
     g->top = (float)((1 << quant.bits) - 1);
-    for (int32_t i = 0; i < g->n; i++) sum += h ? (double)h[i] : 1;
     for (int32_t i = 0; i < g->n; i++) {
-        g->h[i] = h && sum > 0 ? (float)((double)h[i] / sum) : 1 / (float)g->n;
-        mean += (double)g->h[i] * (double)x[i];
+        sum += (double)x[i];
         low = x[i] < low ? x[i] : low;
         high = x[i] > high ? x[i] : high;
     }
-    g->mean = mean;
+    g->mean = sum / g->n;
     g->range = (double)high - (double)low;
     if (!(g->range > 1e-30 && g->range < 1e30)) return false;
-    for (int32_t i = 0; i < g->n; i++) g->y[i] = (float)(((double)x[i] - mean) / g->range);
-    g->low = (float)(((double)low - mean) / g->range);
-    g->high = (float)(((double)high - mean) / g->range);
+    for (int32_t i = 0; i < g->n; i++) g->y[i] = (float)(((double)x[i] - g->mean) / g->range);
+    g->low = (float)(((double)low - g->mean) / g->range);
+    g->high = (float)(((double)high - g->mean) / g->range);
     return true;
 }
 
-static void search(fm_quant quant, const float *x, const float *h, candidate *best)
+static void search(fm_quant quant, const float *x, candidate *best)
 {
     search_group g;
     grid ranges[BEST];
-    bool searched = prepare(&g, quant, x, h);
+    bool searched = prepare(&g, quant, x);
 
-    nearest_candidate(quant, x, g.h, best);
+    nearest_candidate(quant, x, best);
     int32_t count = searched ? try_ranges(&g, ranges) : 0;
     for (int32_t i = 0; i < count; i++) {
         grid now = ranges[i], next;
@@ -180,22 +179,17 @@ static void search(fm_quant quant, const float *x, const float *h, candidate *be
     }
 }
 
-double fm_affine_search_group(fm_quant quant, const float *x, const float *importance, uint8_t *code, float *scale, float *bias)
+double fm_affine_search_group(fm_quant quant, const float *x, uint8_t *code, float *scale, float *bias)
 {
     candidate best;
-    double sum = 0;
-    search(quant, x, importance, &best);
-    for (int32_t i = 0; i < quant.group; i++) {
-        code[i] = best.code[i];
-        sum += importance ? (double)importance[i] : 1;
-    }
+    search(quant, x, &best);
+    memcpy(code, best.code, (size_t)quant.group);
     *scale = best.scale;
     *bias = best.bias;
-    return best.error * sum;
+    return best.error;
 }
 
-double fm_affine_search_row(fm_quant quant, const float *x, const float *importance, int32_t cols, uint8_t *weight,
-                            uint8_t *scales, uint8_t *biases)
+double fm_affine_search_row(fm_quant quant, const float *x, int32_t cols, uint8_t *weight, uint8_t *scales, uint8_t *biases)
 {
     size_t size = fm_number_size(quant.scale);
     double error = 0;
@@ -204,7 +198,7 @@ double fm_affine_search_row(fm_quant quant, const float *x, const float *importa
     for (int32_t at = 0; at < cols; at += quant.group) {
         uint8_t code[GROUP];
         float scale, bias;
-        error += fm_affine_search_group(quant, x + at, importance ? importance + at : NULL, code, &scale, &bias);
+        error += fm_affine_search_group(quant, x + at, code, &scale, &bias);
         for (int32_t i = 0; i < quant.group; i++) fm_affine_put(weight, at + i, quant.bits, code[i]);
         fm_numbers_encode(quant.scale, &scale, 1, scales + (size_t)(at / quant.group) * size);
         fm_numbers_encode(quant.scale, &bias, 1, biases + (size_t)(at / quant.group) * size);

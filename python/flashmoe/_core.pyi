@@ -77,7 +77,6 @@ def affine_encode(
 ) -> None: ...
 def affine_search(
     x: NDArray[np.float32],
-    importance: NDArray[np.float32],
     bits: int,
     group: int,
     scale: str,

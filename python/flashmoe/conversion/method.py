@@ -40,8 +40,7 @@ def search(piece: Piece, values: NDArray[np.float32]) -> dict[str, NDArray[Any]]
     from flashmoe._core import affine_search
 
     parts = _room(piece.target, *values.shape)
-    alike = np.empty(0, np.float32)
-    affine_search(np.ascontiguousarray(values), alike, *_format(piece.target), *parts.values())
+    affine_search(np.ascontiguousarray(values), *_format(piece.target), *parts.values())
     return _typed(parts, piece.target)
 
 
