@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -157,6 +158,13 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next(worker: TemplateWorke
     assert ChatTemplate(PLAIN, renderer=worker).render(USER) == "Hello"
 
 
+def test_a_frozen_application_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TemplateWorker.possible()
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert not TemplateWorker.possible()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 def test_the_process_is_told_no_secrets(
     worker: TemplateWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,11 @@ class TemplateWorker:
             raise TemplateError(answer["error"])
         return str(answer["text"])
 
+    @staticmethod
+    def possible() -> bool:
+        """Whether there is a Python to start; a frozen application has none but itself."""
+        return bool(sys.executable) and not getattr(sys, "frozen", False)
+
     def close(self) -> None:
         """End the process, if there is one."""
         with self._lock:

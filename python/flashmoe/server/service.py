@@ -131,7 +131,9 @@ class Service:
             )
         self._worker = TemplateWorker()
         template = model.tokenizer.chat_template
-        self._template = template.rendered_by(self._worker) if template else None
+        if template and TemplateWorker.possible():
+            template = template.rendered_by(self._worker)
+        self._template = template
         self._style = tool_style("\n".join(template.sources.values())) if template else None
 
     def check_name(self, name: str | None) -> None:
