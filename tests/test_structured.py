@@ -255,6 +255,9 @@ def test_what_is_wrong_is_named(demo):
         ({"type": "grammar", "grammar": "start: nothing"}, "nothing"),
         ({"type": "choice", "choices": []}, "choices"),
         (schema_format(deep), "schema"),
+        (schema_format({"enum": [{"a": [-(2**63)]}]}), "above -2^63"),
+        (schema_format({"type": "integer", "minimum": -1e300, "maximum": -1e300}), "above -2^63"),
+        ({"type": "grammar", "grammar": 'start: %json {"const": -1e19}'}, "above -2^63"),
     ]:
         with pytest.raises(ArgumentError, match=re.escape(message)):
             generator.generate("x", response_format=wanted)

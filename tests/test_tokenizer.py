@@ -391,6 +391,11 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
         ({"tokenizer_config": {"eos_token": "<gone>"}}, "'<gone>' is not a token"),
         ({"tokenizer_config": {"eos_token": 5}}, "eos_token is 5, not a token's text"),
         ({"tokenizer_config": {"added_tokens_decoder": {"x": {}}}}, "added_tokens_decoder is not"),
+        (
+            {"tokenizer_config": {"added_tokens_decoder": {"9": {"content": "\udfff"}}}},
+            "added_tokens_decoder is not",
+        ),
+        ({"tokenizer_config": {"eos_token": "\udfff"}}, "eos_token: 'utf-8'"),
         ({"generation_config": {"eos_token_id": "5"}}, r"generation_config\.json: eos_token_id"),
         ({"generation_config": {"eos_token_id": [5, -1]}}, r"generation_config\.json: eos_token"),
         ({"config": {"eos_token_id": True}}, r"config\.json: eos_token_id is True"),

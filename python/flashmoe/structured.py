@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashmoe.errors import ArgumentError
-from flashmoe.tool_grammar import forced_tools, laid_out, tool_call_grammar
+from flashmoe.tool_grammar import check_number, forced_tools, laid_out, tool_call_grammar
 
 if TYPE_CHECKING:
     import llguidance
@@ -24,6 +25,8 @@ MAX_SCHEMA_BYTES = 64 * 1024
 
 MAX_COMPILED = 64
 """Compiled grammars that a tokenizer keeps."""
+
+_NEGATIVE = re.compile(r"-\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 _FORMATS = ("text", "json_object", "json_schema", "regex", "grammar", "choice")
 
@@ -353,12 +356,17 @@ def _grammar(kind: str, wanted: Mapping[str, Any]) -> str:
     _check_size(text, kind)
     if kind == "regex":
         return compilers.grammar_from_regex(text)
+    if "%json" in text:
+        for number in _NEGATIVE.findall(text):
+            check_number(float(number), kind)
     return compilers.grammar_from_lark(text)
 
 
 def _dumped(schema: Mapping[str, Any]) -> str:
     try:
         text = laid_out(schema)
+    except ArgumentError:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(f"the schema is not plain JSON: {error}") from error
     _check_size(text, "the schema")

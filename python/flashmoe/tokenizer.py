@@ -304,8 +304,10 @@ def _declared_added_tokens(file: Path, config: Mapping[str, Any]) -> dict[int, d
         for key, token in config.get("added_tokens_decoder", {}).items():
             values = {name: bool(token.get(name, default)) for name, default in flags.items()}
             normalized = bool(token.get("normalized", not values["special"]))
+            content = str(token["content"])
+            content.encode()  # half a character is no text
             declared[int(key)] = {
-                "content": str(token["content"]),
+                "content": content,
                 "normalized": normalized,
                 **values,
             }
@@ -327,6 +329,8 @@ def _special_tokens(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
             raise TokenizerError(
                 f"{path / 'tokenizer_config.json'}: {name} is {value!r}, not a token's text"
             )
+        with _as_tokenizer_errors(f"{path / 'tokenizer_config.json'}: {name}"):
+            text.encode()
         named[name] = text
     return named
 

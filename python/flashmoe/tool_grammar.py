@@ -91,8 +91,38 @@ def laid_out(schema: Schema) -> str:
 
     Args:
         schema: What is described.
+
+    Raises:
+        ArgumentError: A number in it is below what is compiled.
     """
-    return json.dumps({**schema, "x-guidance": _LAYOUT})
+    text = json.dumps({**schema, "x-guidance": _LAYOUT})
+    nodes: list[Any] = [schema]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Mapping):
+            nodes += node.values()
+        elif isinstance(node, (list, tuple)):
+            nodes += node
+        else:
+            check_number(node, "the schema")
+    return text
+
+
+def check_number(value: Any, what: str) -> None:
+    """Refuse a number that llguidance 1.9 rounds to -2^63.
+
+    It recurses on the negative of that one, which is the same, until the stack ends and the process
+    with it.
+
+    Args:
+        value: A number; anything else is right.
+        what: It is in, for the error.
+
+    Raises:
+        ArgumentError: It is one of these.
+    """
+    if isinstance(value, (int, float)) and value <= 512 - 2**63:
+        raise ArgumentError(f"{what}: numbers must be above -2^63, not {str(value)[:80]}")
 
 
 def _tag(text: str, token_id: Callable[[str], int | None]) -> str:
