@@ -42,7 +42,8 @@ static fm_status map_file(fm_file *file, fm_read_kind kind, fm_error *err)
     if (!file->size) return FM_OK;
     void *map = mmap(NULL, file->size, PROT_READ, MAP_SHARED, file->buffered, 0);
     if (map == MAP_FAILED)
-        return fm_fail(err, FM_IO, "%s: cannot map %llu bytes: %s; read with \"buffered\" or \"direct\"", file->path,
+        return fm_fail(err, errno == ENOMEM ? FM_MEMORY : FM_IO,
+                       "%s: cannot map %llu bytes: %s; read with \"buffered\" or \"direct\"", file->path,
                        (unsigned long long)file->size, strerror(errno));
     file->map = map;
     if (kind == FM_READ_POPULATE && madvise(map, 0, FM_POPULATE_READ) != 0)

@@ -1,0 +1,216 @@
+"""Reads of experts go wrong in every way: the right tokens or one exception, then all is well again.
+
+    python tests/reliability/reads.py                     every read of 16 tokens; 600 bits on disk
+    python tests/reliability/reads.py --step 29 --flips 8 what the tests do
+
+Linux, since ``LD_PRELOAD`` is. Ends with 1 if a token was wrong, a fault unnoticed, or anything left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import flashmoe
+from flashmoe import BudgetError, ExpertReadError, Generator, IntegrityError, Model, Sampler
+from flashmoe.manifest import Manifest
+from reliability.shim import ALWAYS, Calls, How, Shim, held, run_under
+
+HARMLESS = (How.INTERRUPTED, How.SHORT)
+REPORTED = (How.IO_ERROR, How.END_OF_FILE, How.NO_MEMORY)
+
+
+ROOMY = 64_000_000
+"""Memory in which every expert is read once and stays."""
+
+
+class Runner:
+    """A model that answers one question.
+
+    Args:
+        path: The model.
+        read: Way of reading.
+        tokens: Length of the answer.
+        memory: 0 for the least it runs in, so that experts are read all the time.
+    """
+
+    def __init__(self, path: Path, read: str, tokens: int, memory: int = 0) -> None:
+        self.model = in_memory(path, read, memory) if memory else smallest(path, read)
+        self.tokens = tokens
+        self.generator = Generator(self.model, Sampler(temperature=0))
+        self.prompt = self.model.tokenizer.encode("The experts are read when")
+
+    def answer(self) -> list[int]:
+        return list(self.generator.generate(self.prompt, max_tokens=self.tokens).token_ids)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.generator.close()
+        self.model.close()
+
+
+def in_memory(path: Path, read: str, memory: int) -> Model:
+    return Model(path, memory=memory, threads=1, read=read, guess=False)
+
+
+def smallest(path: Path, read: str) -> Model:
+    for budget in range(3_000_000, 40_000_000, 200_000):
+        try:
+            return in_memory(path, read, budget)
+        except BudgetError:
+            continue
+    raise SystemExit("the model fits no budget that was tried")
+
+
+def sweep(path: Path, read: str, tokens: int, step: int, found: Counter[str]) -> None:
+    """Every ``step``-th read fails, once and from then on, in every way that a system tells of."""
+    shim = Shim()
+    with Runner(path, read, tokens) as runner:
+        want = runner.answer()
+        shim.heal(Calls.READS)
+        if runner.answer() != want:
+            raise SystemExit("two undisturbed runs differ")
+        reads = shim.heal(Calls.READS)
+        found[f"{read}: reads of a run"] = reads
+        before = held()
+        for how in (*REPORTED, *HARMLESS):
+            for times in (1, ALWAYS):
+                # no read ends if all are interrupted for ever, or by 7 bytes at a time
+                most = 50 if how in HARMLESS and times > 1 else times
+                for at in range(how % step, reads, step):
+                    shim.fail(Calls.READS, how, at, most)
+                    judge(runner, how, want, found)
+                    shim.heal(Calls.READS)
+                    found["faults"] += 1
+                    found["wrong afterwards"] += runner.answer() != want
+        found["descriptors or threads left behind"] += held() != before
+
+
+def judge(runner: Runner, how: How, want: list[int], found: Counter[str]) -> None:
+    """Count what a fault did."""
+    try:
+        got = runner.answer()
+    except ExpertReadError as error:
+        told = all(word in str(error) for word in ("layer", "expert", ".bin", "at offset", "got"))
+        found["refused"] += 1
+        found["refused without need"] += how in HARMLESS
+        found["unclear messages"] += not told
+    else:
+        found["identical"] += got == want
+        found["wrong tokens"] += got != want
+        found["faults that were ignored"] += how in REPORTED
+
+
+def flips_on_the_way(path: Path, read: str, tokens: int, step: int, found: Counter[str]) -> None:
+    """A bit changes between disk and memory, at each first read of an expert."""
+    shim = Shim()
+    with Runner(path, read, tokens, memory=ROOMY) as runner:
+        shim.heal(Calls.READS)
+        want = runner.answer()
+        touched = shim.heal(Calls.READS)
+    for at in range(0, touched, step):
+        with Runner(path, read, tokens, memory=ROOMY) as runner:
+            shim.fail(Calls.READS, How.BIT_FLIP, at)
+            look_for_flip(runner, "", found)
+            shim.heal(Calls.READS)
+            found["wrong afterwards"] += runner.answer() != want
+
+
+def flips_on_disk(path: Path, read: str, tokens: int, flips: int, found: Counter[str]) -> None:
+    """Bits of records that the answer needs are wrong on the disk."""
+    draw = random.Random(5)
+    manifest = Manifest.parse((path / "manifest.fm").read_text())
+    with Runner(path, read, tokens, memory=ROOMY) as runner:
+        want = runner.answer()
+        used = [(int(a), int(b)) for a, b in zip(*runner.model.expert_uses().nonzero())]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(path, Path(folder) / "model")
+        for _ in range(flips):
+            layer, expert = draw.choice(used)
+            record = manifest.experts_of(layer).extents[0]
+            file = copy / manifest.files[record.file].path
+            at = record.base + expert * record.stride
+            at, bit = at + draw.randrange(manifest.expert_bytes(layer)), 1 << draw.randrange(8)
+            flip(file, at, bit)
+            with Runner(copy, read, tokens, memory=ROOMY) as runner:
+                look_for_flip(runner, f"layer {layer} expert {expert} ", found)
+                flip(file, at, bit)
+                found["wrong afterwards"] += runner.answer() != want
+
+
+def flip(file: Path, at: int, bit: int) -> None:
+    """Change one bit of a file, in place."""
+    with file.open("r+b") as f:
+        f.seek(at)
+        byte = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([byte ^ bit]))
+
+
+def look_for_flip(runner: Runner, where: str, found: Counter[str]) -> None:
+    """Count whether the answer was refused, and for that reason."""
+    found["bits flipped"] += 1
+    try:
+        runner.answer()
+    except IntegrityError as error:
+        found["bits unnoticed"] += where not in str(error) or "checksum" not in str(error)
+    else:
+        found["bits unnoticed"] += 1
+
+
+def campaign(reads: list[str], tokens: int, step: int, flips: int) -> Counter[str]:
+    """All of it; under the library already.
+
+    Args:
+        reads: Ways of reading.
+        tokens: Length of the answer.
+        step: 1 for every read.
+        flips: Bits on the disk.
+    """
+    path, found = flashmoe.demo_model_path(), Counter[str]()
+    for read in reads:
+        sweep(path, read, tokens, step, found)
+        flips_on_the_way(path, read, tokens, step, found)
+    flips_on_disk(path, reads[0], tokens, flips, found)
+    return found
+
+
+BAD = (
+    "wrong tokens",
+    "wrong afterwards",
+    "faults that were ignored",
+    "refused without need",
+    "unclear messages",
+    "bits unnoticed",
+    "descriptors or threads left behind",
+)
+
+
+def main() -> int:
+    """Print what was found; 1 if there is something bad."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--read", nargs="+", default=["buffered"], help="ways of reading")
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--step", type=int, default=1, help="try every so many-th read")
+    parser.add_argument("--flips", type=int, default=600, help="bits on disk")
+    parser.add_argument("--under-shim", action="store_true", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if not a.under_shim:
+        return run_under(__file__)
+    found = campaign(a.read, a.tokens, a.step, a.flips)
+    for what in sorted({*found, *BAD}):
+        print(f"{found[what]:8} {what}")
+    return any(found[what] for what in BAD)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
