@@ -14,16 +14,16 @@ class Recorder(Fs):
     """Keeps a list of all changes, to play them again up to any point.
 
     Args:
-        without: A kind of change to leave out, as a converter with a bug would.
+        without: Kinds of changes to leave out, as a converter with a bug would.
     """
 
-    def __init__(self, without: str = "") -> None:
+    def __init__(self, without: tuple[str, ...] = ()) -> None:
         self.log: list[tuple[Any, ...]] = []
         self.without = without
         self.names: dict[int, str] = {}
 
     def _note(self, kind: str, *what: Any) -> None:
-        if kind != self.without:
+        if kind not in self.without:
             self.log.append((kind, *what))
 
     def create(self, path: Path) -> int:

@@ -1,0 +1,194 @@
+"""Conversions that are killed, fail, or lose their power: always the same bytes in the end.
+
+    python tests/reliability/conversion.py                100 kills, every change of a file, 10⁶ losses of power
+    python tests/reliability/conversion.py --kills 0 --losses 0     every change of a file alone
+
+Linux, since ``LD_PRELOAD`` is. Works in memory (``/dev/shm``) unless ``--folder`` says otherwise. Ends
+with 1 if a manifest was there too early, a result had other bytes, or a missing sync was not noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import test_convert_faults as faults
+import tiny
+from flashmoe import convert
+from flashmoe.errors import ConversionError, FlashMoEError
+from power import power_losses
+from reliability.shim import Calls, How, Shim, run_under
+
+BITS = 4
+MUTANTS = (("sync",), ("sync_dir",), ("sync", "sync_dir"))
+
+
+class Campaign:
+    """A small source, and what its conversion must give."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self.out = folder / "source", folder / "out"
+        tiny.write(self.source, "qwen3_moe", seed=2, dtype="bf16", num_hidden_layers=2,
+                   num_experts=4, num_experts_per_tok=2, hidden_size=64, vocab_size=40,
+                   head_dim=16)  # fmt: skip
+        golden = convert(self.source, folder / "golden", bits=BITS, progress=False)
+        self.golden = {p.name: p.read_bytes() for p in golden.iterdir()}
+        self.sums = faults.digest(golden)
+        self.folder = folder
+        self.found: Counter[str] = Counter()
+
+    def convert(self, workers: int = 1) -> None:
+        faults.run(self.source, self.out, bits=BITS, workers=workers)
+
+    def is_false(self, state: dict[str, bytes]) -> bool:
+        """Whether there is a manifest, and something that it speaks of is not as it must be."""
+        if "manifest.fm" not in state:
+            return False
+        return any(state.get(name) != data for name, data in self.golden.items())
+
+    def look(self) -> None:
+        """Count a manifest that is there too early."""
+        if self.out.exists():
+            there = {p.name: p.read_bytes() for p in self.out.iterdir()}
+            self.found["false manifests"] += self.is_false(there)
+
+    def make_good(self) -> None:
+        """Run the same command again; then all is as if nothing had happened."""
+        try:
+            self.convert()
+        except ConversionError as error:
+            if "holds a finished model already" not in str(error):
+                raise
+        self.found["other bytes"] += faults.digest(self.out) != self.sums
+        shutil.rmtree(self.out)
+
+
+def kills(campaign: Campaign, times: int) -> None:
+    """Killed at random moments, and begun again, until it has ended."""
+    draw = random.Random(7)
+    begin = time.monotonic()
+    os.waitpid(faults.in_child(lambda: campaign.convert(2)), 0)
+    usual = time.monotonic() - begin
+    shutil.rmtree(campaign.out)
+    while campaign.found["kills"] < times:
+        child = faults.in_child(lambda: campaign.convert(2))
+        time.sleep(draw.uniform(0, usual))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        campaign.found["kills"] += os.WIFSIGNALED(status)
+        campaign.look()
+        if not os.WIFSIGNALED(status):
+            campaign.found["conversions ended between kills"] += 1
+            campaign.make_good()
+    if campaign.out.exists():
+        campaign.make_good()
+
+
+def changes(campaign: Campaign, how: How) -> None:
+    """Every call that changes a file fails, or is the last one."""
+    shim = Shim()
+    shim.heal(Calls.CHANGES)
+    campaign.convert()
+    total = shim.heal(Calls.CHANGES)
+    shutil.rmtree(campaign.out)
+    campaign.found["changes of a conversion"] = total
+
+    def fail_at(at: int) -> None:
+        shim.fail(Calls.CHANGES, how, at)
+        campaign.convert()
+
+    for at in range(total):
+        status = os.waitpid(faults.in_child(lambda: fail_at(at)), 0)[1]  # noqa: B023
+        campaign.found[f"changes that failed: {how.name}"] += 1
+        campaign.found["failures that did no harm"] += status == 0
+        died = os.WIFSIGNALED(status)
+        campaign.found["ends by a signal"] += died and how is not How.KILLED
+        campaign.look()
+        campaign.make_good()
+
+
+def losses(campaign: Campaign, states: int, resumed: int) -> None:
+    """Power is lost after every change, each time with other things on their way to the disk."""
+    log = faults.record(campaign.source, campaign.folder)
+    shutil.rmtree(campaign.folder / "recorded")
+    each = -(-states // len(log))
+    every = max(1, states // max(resumed, 1))
+    begin = time.monotonic()
+    for number, state in enumerate(power_losses(log, each)):
+        campaign.found["losses of power"] += 1
+        campaign.found["false manifests"] += campaign.is_false(state)
+        if number % every == 0:
+            campaign.found["losses of power made good"] += 1
+            campaign.found["other bytes"] += not recovers(campaign, state)
+    campaign.found["losses of power a second"] = int(
+        campaign.found["losses of power"] / (time.monotonic() - begin)
+    )
+
+
+def recovers(campaign: Campaign, state: dict[str, bytes]) -> bool:
+    """Whether running the command again gives the right bytes from there."""
+    campaign.out.mkdir()
+    for name, data in state.items():
+        (campaign.out / name).write_bytes(data)
+    try:
+        faults.resume(campaign.source, campaign.out)
+        return faults.digest(campaign.out) == campaign.sums
+    except (AssertionError, FlashMoEError):
+        return False
+    finally:
+        shutil.rmtree(campaign.out)
+
+
+def mutants(campaign: Campaign) -> None:
+    """A converter that leaves out a sync must be found out."""
+    for without in MUTANTS:
+        log = faults.record(campaign.source, campaign.folder, without)
+        shutil.rmtree(campaign.folder / "recorded")
+        wrong = sum(not recovers(campaign, state) for state in power_losses(log, 1))
+        campaign.found[f"failures without {' and '.join(without)}"] = wrong
+        campaign.found["missing syncs unnoticed"] += wrong == 0
+
+
+BAD = ("false manifests", "other bytes", "ends by a signal", "missing syncs unnoticed")
+
+
+def main() -> int:
+    """Print what was found; 1 if there is something bad."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=100, help="0 to leave out")
+    parser.add_argument("--no-changes", action="store_true", help="leave out failing calls")
+    parser.add_argument("--losses", type=float, default=1e6, help="of power; 0 to leave out")
+    parser.add_argument("--resumed", type=int, default=5000, help="of these, run to the end")
+    parser.add_argument("--folder", type=Path, help="where to work")
+    parser.add_argument("--under-shim", action="store_true", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if not a.under_shim:
+        return run_under(__file__)
+    memory = Path("/dev/shm")
+    where = a.folder or (memory if memory.is_dir() else None)
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        campaign = Campaign(Path(folder))
+        if a.kills:
+            kills(campaign, a.kills)
+        for how in () if a.no_changes else (How.KILLED, How.NO_SPACE, How.IO_ERROR):
+            changes(campaign, how)
+        if a.losses:
+            losses(campaign, int(a.losses), a.resumed)
+            mutants(campaign)
+    for what in sorted({*campaign.found, *BAD}):
+        print(f"{campaign.found[what]:8} {what}")
+    return any(campaign.found[what] for what in BAD)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
