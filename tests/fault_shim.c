@@ -12,10 +12,10 @@
 #include <unistd.h>
 
 enum { NOTHING, IO_ERROR, END_OF_FILE, NO_MEMORY, INTERRUPTED, SHORT, BIT_FLIP, NO_SPACE, KILLED, SLOW };
-enum { READS, CHANGES, ALLOCATIONS, FAMILIES };
+enum { READS, CHANGES, ALLOCATIONS, PLAIN_READS, FAMILIES };
 
 static struct {
-    atomic_int calls, first, times, how;
+    atomic_int calls, first, times, how, fired;
 } fault[FAMILIES];
 static atomic_uintptr_t from, until; /* only allocations of code between these count */
 
@@ -30,9 +30,10 @@ int fault_set_of(int family, int at, int n, int kind)
     return before;
 }
 
-int fault_set(int at, int n, int kind)
+/* How many went wrong since this was asked. */
+int fault_fired(int family)
 {
-    return fault_set_of(READS, at, n, kind);
+    return atomic_exchange(&fault[family].fired, 0);
 }
 
 /* Whose allocations fail; nobody's until this is called. */
@@ -47,6 +48,7 @@ static int due(int family)
     int call = atomic_fetch_add(&fault[family].calls, 1), at = atomic_load(&fault[family].first);
     int kind = atomic_load(&fault[family].how);
     if (call < at || call - at >= atomic_load(&fault[family].times)) return NOTHING;
+    if (kind != NOTHING) atomic_fetch_add(&fault[family].fired, 1);
     if (kind == KILLED) kill(getpid(), SIGKILL);
     return kind;
 }
@@ -58,19 +60,30 @@ static int number(int kind)
 
 /* ---- reads ------------------------------------------------------------------------ */
 
-ssize_t pread(int fd, void *to, size_t n, off_t at)
+static ssize_t read_or_not(int family, long call, int fd, void *to, size_t n, off_t at)
 {
-    int kind = due(READS);
+    int kind = due(family);
     if (kind == END_OF_FILE) return 0;
     if (kind == SLOW) nanosleep(&(struct timespec){2, 0}, NULL);
     if (kind == IO_ERROR || kind == NO_MEMORY || kind == INTERRUPTED) {
         errno = number(kind);
         return -1;
     }
-    ssize_t got = syscall(SYS_pread64, fd, to, n, at); /* whole, since direct reads must be */
-    if (kind == SHORT && got > 7) return 7;
+    if (kind == SHORT && family == PLAIN_READS && n > 7) n = 7;
+    ssize_t got = syscall(call, fd, to, n, at);
+    if (kind == SHORT && got > 7) return 7; /* the read itself was whole, since direct ones must be */
     if (kind == BIT_FLIP && got > 0) ((unsigned char *)to)[got / 2] ^= 16;
     return got;
+}
+
+ssize_t pread(int fd, void *to, size_t n, off_t at)
+{
+    return read_or_not(READS, SYS_pread64, fd, to, n, at);
+}
+
+ssize_t read(int fd, void *to, size_t n)
+{
+    return fd > 2 ? read_or_not(PLAIN_READS, SYS_read, fd, to, n, 0) : syscall(SYS_read, fd, to, n);
 }
 
 ssize_t pread64(int fd, void *to, size_t n, off_t at)

@@ -36,6 +36,7 @@ class Calls(IntEnum):
     READS = 0
     CHANGES = 1
     ALLOCATIONS = 2
+    PLAIN_READS = 3
 
 
 class Shim:
@@ -53,6 +54,10 @@ class Shim:
         """Nothing fails any more; how many calls there were since the last change."""
         return int(self._c.fault_set_of(int(calls), 0, 0, 0))
 
+    def fired(self, calls: Calls) -> int:
+        """How many went wrong since this was asked."""
+        return int(self._c.fault_fired(int(calls)))
+
     def allocations_of_the_core(self) -> None:
         """Count those of the core, not of the rest of the process."""
         from flashmoe import _core
@@ -69,7 +74,7 @@ def held() -> tuple[int, int]:
 
 
 def run_under(script: str) -> int:
-    """Run a campaign's own command again, with its arguments, under the library; its exit status."""
+    """Run a campaign's own command again under the library; its exit status."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "shim.so"
         subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, SOURCE], check=True)
