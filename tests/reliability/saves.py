@@ -1,4 +1,4 @@
-"""Saving, loading and the core's memory fail at every point: the old file or the new, one exception.
+"""Saving, loading and the core's memory fail at every point: old file or new, one exception.
 
     python tests/reliability/saves.py                     every point
     python tests/reliability/saves.py --step 9            what the tests do
