@@ -1,0 +1,150 @@
+"""Files that are cut, deleted, replaced or overwritten while a model reads them, and other bad days.
+
+    python tests/reliability/files.py             100 times each
+    python tests/reliability/files.py --times 4   what the tests do
+
+Ends with 1 if a token was wrong, or an error was none of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import flashmoe
+from flashmoe import FlashMoEError, Model
+from flashmoe.errors import ExpertReadError, IntegrityError
+from reliability.reads import ROOMY, Runner, flip
+
+TOKENS = 16
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 7)
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def replace(file: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(bytes(file.stat().st_size))
+    os.replace(other, file)
+
+
+def overwrite(file: Path) -> None:
+    for at in range(100, file.stat().st_size, 4096):
+        flip(file, at, 4)
+
+
+CHANGES: dict[Callable[[Path], None], tuple[type[Exception], ...]] = {
+    cut: (ExpertReadError,),
+    delete: (),
+    replace: (),
+    overwrite: (IntegrityError,),
+}
+"""What may be raised after each; deleted and replaced files stay as they were for who has them open."""
+
+
+def changing(times: int, found: Counter[str]) -> None:
+    """All of a model's experts change while it generates, at random moments."""
+    draw = random.Random(11)
+    path = flashmoe.demo_model_path()
+    with Runner(path, "buffered", TOKENS, memory=ROOMY) as runner:
+        start = time.monotonic()
+        want = runner.answer()
+        usual = time.monotonic() - start
+    for change, allowed in CHANGES.items():
+        for _ in range(times):
+            with tempfile.TemporaryDirectory() as folder:
+                copy = shutil.copytree(path, Path(folder) / "model")
+                memory = draw.choice((0, ROOMY)) if change is not overwrite else ROOMY
+                with Runner(copy, "buffered", TOKENS, memory) as runner:
+                    changer = threading.Timer(
+                        draw.uniform(0, usual),
+                        lambda: [change(f) for f in sorted(copy.glob("experts-*"))],  # noqa: B023
+                    )
+                    changer.start()
+                    judge(runner, want, allowed, change.__name__, found)
+                    changer.join()
+                    judge(runner, want, allowed, change.__name__, found)
+
+
+def judge(
+    runner: Runner,
+    want: list[int],
+    allowed: tuple[type[Exception], ...],
+    name: str,
+    found: Counter[str],
+) -> None:
+    try:
+        got = runner.answer()
+    except allowed:
+        found[f"{name}: refused"] += 1
+    except (FlashMoEError, OSError) as error:
+        found["other errors"] += 1
+        print(f"{name}: {error!r}")
+    else:
+        found[f"{name}: identical"] += got == want
+        found["wrong tokens"] += got != want
+
+
+def few_descriptors(found: Counter[str]) -> None:
+    """With any limit on descriptors a model opens and answers, or says at once that it cannot."""
+    path = flashmoe.demo_model_path()
+    with Runner(path, "buffered", TOKENS) as runner:
+        want = runner.answer()
+    now = len(os.listdir("/proc/self/fd"))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in range(now, now + 40):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+        try:
+            model = Model(path, memory=ROOMY, threads=1)
+        except (FlashMoEError, OSError) as error:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            found["limits refused at once"] += 1
+            found["other errors"] += "Too many open files" not in str(error)
+            continue
+        model.close()
+        try:
+            with Runner(path, "buffered", TOKENS, ROOMY) as runner:
+                found["wrong tokens"] += runner.answer() != want
+                found["limits that are enough"] += 1
+        except (FlashMoEError, OSError) as error:
+            found["other errors"] += 1
+            print(f"{limit} descriptors: {error!r}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    found["descriptors left behind"] += len(os.listdir("/proc/self/fd")) != now
+
+
+BAD = ("wrong tokens", "other errors", "descriptors left behind")
+
+
+def main() -> int:
+    """Print what was found; 1 if there is something bad."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--times", type=int, default=100, help="for each kind of change")
+    a = parser.parse_args()
+    found: Counter[str] = Counter()
+    changing(a.times, found)
+    few_descriptors(found)
+    for what in sorted({*found, *BAD}):
+        print(f"{found[what]:8} {what}")
+    return any(found[what] for what in BAD)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
