@@ -15,11 +15,15 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -160,7 +164,46 @@ def mutants(campaign: Campaign) -> None:
         campaign.found["missing syncs unnoticed"] += wrong == 0
 
 
-BAD = ("false manifests", "other bytes", "ends by a signal", "missing syncs unnoticed")
+def full_disk(campaign: Campaign) -> None:
+    """Disks of 20 sizes that are too small, told before and found out on the way; then a larger."""
+    need = sum(len(data) for data in campaign.golden.values())
+    there = campaign.folder / "disk"
+    there.mkdir()
+    campaign.out, usual = there / "out", campaign.out
+    for percent in (*range(10, 95, 5), 97, 98, 99):
+        for known in (True, False):
+            size = f"size={need * percent // 100}"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", there], check=True)
+            try:
+                campaign.found["full disks"] += 1
+                campaign.found["full disks unnoticed"] += not refused(campaign, known)
+                campaign.look()
+                grown = f"remount,size={4 * need + (1 << 20)}"
+                subprocess.run(["mount", "-o", grown, there], check=True)
+                campaign.make_good()
+            finally:
+                subprocess.run(["umount", there], check=True)
+    campaign.out = usual
+
+
+def refused(campaign: Campaign, known: bool) -> bool:
+    """Whether a conversion says that there is no room; ``known``: before it has begun."""
+    room = SimpleNamespace(free=1 << 40)
+    try:
+        with nullcontext() if known else patch("shutil.disk_usage", lambda _: room):
+            campaign.convert()
+    except ConversionError as error:
+        return ("needs" if known else "disk is full") in str(error)
+    return False
+
+
+BAD = (
+    "false manifests",
+    "other bytes",
+    "ends by a signal",
+    "missing syncs unnoticed",
+    "full disks unnoticed",
+)
 
 
 def main() -> int:
@@ -170,6 +213,7 @@ def main() -> int:
     parser.add_argument("--step", type=int, default=1, help="try every so many-th change")
     parser.add_argument("--losses", type=float, default=1e6, help="of power; 0 to leave out")
     parser.add_argument("--resumed", type=int, default=5000, help="of these, run to the end")
+    parser.add_argument("--full-disk", action="store_true", help="mount small disks; needs root")
     parser.add_argument("--folder", type=Path, help="where to work")
     parser.add_argument("--under-shim", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -183,6 +227,8 @@ def main() -> int:
             kills(campaign, a.kills)
         for how in (How.KILLED, How.NO_SPACE, How.IO_ERROR):
             changes(campaign, how, a.step)
+        if a.full_disk:
+            full_disk(campaign)
         if a.losses:
             losses(campaign, int(a.losses), a.resumed)
             mutants(campaign)

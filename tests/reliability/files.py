@@ -1,4 +1,4 @@
-"""Files that are cut, deleted, replaced or overwritten while a model reads them, and other bad days.
+"""Files that are cut, deleted, replaced or overwritten while a model reads them; few descriptors.
 
     python tests/reliability/files.py             100 times each
     python tests/reliability/files.py --times 4   what the tests do
@@ -56,7 +56,7 @@ CHANGES: dict[Callable[[Path], None], tuple[type[Exception], ...]] = {
     replace: (),
     overwrite: (IntegrityError,),
 }
-"""What may be raised after each; deleted and replaced files stay as they were for who has them open."""
+"""What may be raised after each; who has a deleted or replaced file open still has the old one."""
 
 
 def changing(times: int, found: Counter[str]) -> None:
