@@ -37,3 +37,11 @@ def test_changes_of_a_conversion() -> None:
     found = run("conversion.py", "--kills", "0", "--losses", "0", "--step", "9")
     assert found["changes of a conversion"] > 100
     assert found["changes that failed: KILLED"] > 10
+
+
+def test_files_that_change() -> None:
+    found = run("files.py", "--times", "6")
+    assert found["cut: refused"] + found["overwrite: refused"] > 0
+    assert found["replace: identical"] == found["delete: identical"] == 12
+    assert found["limits refused at once"] > 0
+    assert found["limits that are enough"] > 0

@@ -1,7 +1,7 @@
 """Files that are cut, deleted, replaced or overwritten while a model reads them; few descriptors.
 
     python tests/reliability/files.py             100 times each
-    python tests/reliability/files.py --times 4   what the tests do
+    python tests/reliability/files.py --times 6   what the tests do
 
 Ends with 1 if a token was wrong, or an error was none of ours.
 """
