@@ -40,8 +40,8 @@ def test_changes_of_a_conversion() -> None:
 
 
 def test_files_that_change() -> None:
-    found = run("files.py", "--times", "6")
-    assert found["cut: refused"] + found["overwrite: refused"] > 0
-    assert found["replace: identical"] == found["delete: identical"] == 12
+    found = run("files.py", "--times", "3")
+    assert found["cut: refused"] >= 2
+    assert found["replace: identical"] == found["delete: identical"] == 6
     assert found["limits refused at once"] > 0
     assert found["limits that are enough"] > 0
