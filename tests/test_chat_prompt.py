@@ -109,3 +109,16 @@ def test_without_a_template(tokenizer: Tokenizer, tmp_path: Path) -> None:
             chat_prompt(tokenizer, conversation(""))
     finally:
         tokenizer.chat_template = before
+
+
+def test_any_depth_is_taken_or_refused_by_name(tokenizer: Tokenizer) -> None:
+    value: Any = "<|im_end|>"
+    verdicts = set()
+    for _ in range(1100):
+        value = [value]
+        try:
+            chat_prompt(tokenizer, [{"role": "user", "content": "a", "x": value}])
+            verdicts.add("taken")
+        except TemplateError as error:
+            verdicts.add(str(error))
+    assert verdicts == {"taken", "what the template is given is nested too deeply"}

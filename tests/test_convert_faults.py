@@ -21,7 +21,13 @@ import tiny
 from flashmoe import errors
 from flashmoe.checkpoint import open_checkpoint
 from flashmoe.conversion import convert
-from flashmoe.conversion.journal import JOURNAL_NAME, LOCK_NAME, locked
+from flashmoe.conversion.journal import (
+    JOURNAL_NAME,
+    LOCK_NAME,
+    Journal,
+    locked,
+    read_journal,
+)
 from flashmoe.conversion.plan import Formats
 from flashmoe.conversion.run import Conversion, Options
 from flashmoe.conversion.sources import LocalSource
@@ -489,3 +495,16 @@ def test_a_torn_journal_line_does_not_count(src: Path, golden: Files, tmp_path: 
             run(src, dst)
             assert digest(dst) == golden
         shutil.rmtree(dst)
+
+
+def test_a_changed_journal_line_and_what_follows_do_not_count(tmp_path: Path) -> None:
+    journal = Journal(Fs(), tmp_path)
+    for n in range(3):
+        journal.add({"layer": n, "sum": "0" * 8})
+    whole = journal.path.read_bytes()
+    for at in range(len(whole)):
+        journal.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        lines, end = read_journal(journal.path)
+        before = whole[:at].count(b"\n")
+        assert lines == journal.lines[:before]
+        assert end == whole[:at].rfind(b"\n") + 1

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import tiny
+
 ROOT = Path(__file__).parent.parent
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="the sources are not beside the tests"),
@@ -225,3 +227,81 @@ def test_a_failure_of_the_gpu_is_an_error_that_names_it(
     assert got[-1] == sound[-1] == "alive 0 "
     if failure not in ("device", "source", "buffer:2", "lost:2"):
         assert got[-2] == sound[0]  # the next step is sound
+
+
+EVERY = """
+import ctypes, json, sys
+import numpy as np
+import flashmoe
+from flashmoe import _core
+
+COMMITS, RUN = 0, 9
+fake = ctypes.CDLL(_core.__file__)
+fake.fake_metal_count.restype = ctypes.c_uint64
+
+def steps(session, logits):
+    # A prompt of five tokens and two tokens more: the bits of each step, and why there are no more.
+    seen, token = [], np.arange(5, dtype=np.int32)
+    try:
+        for _ in range(3):
+            session.eval(token, logits)
+            seen.append(logits.tobytes())
+            token = np.array([logits[0].argmax()], np.int32)
+    except flashmoe.FlashMoEError as error:
+        return seen, f"{type(error).__name__} {error}"
+    return seen, None
+
+with flashmoe.Model(sys.argv[1], device="metal", memory="1GB") as model:
+    logits = np.empty((1, model.vocab_size), np.float32)
+    session = model.new_session()
+    ends = [fake.fake_metal_count(COMMITS)]
+    token = np.arange(5, dtype=np.int32)
+    for _ in range(3):
+        session.eval(token, logits)
+        token = np.array([logits[0].argmax()], np.int32)
+        ends.append(fake.fake_metal_count(COMMITS))
+    ends = [end - ends[0] for end in ends]
+    session.reset()
+    want, why = steps(session, logits)
+    assert why is None
+    said, wrong = [], []
+    for nth in range(1, ends[-1] + 1):
+        session.reset()
+        fake.fake_metal_fail(RUN, nth)
+        seen, why = steps(session, logits)
+        fake.fake_metal_fail(RUN, 0)
+        step = next(i for i, end in enumerate(ends[1:]) if nth <= end)
+        said.append(why)
+        if seen != want[:step] or session.position != (0, 5, 6)[step]:
+            wrong.append((nth, step, len(seen)))
+        if step:  # the same session takes the failed step again
+            token = np.frombuffer(want[step - 1], np.float32).argmax()
+            session.eval(np.array([token], np.int32), logits)
+            if logits.tobytes() != want[step]:
+                wrong.append((nth, "again"))
+        session.reset()
+        if steps(session, logits) != (want, None):
+            wrong.append((nth, "next"))
+print(json.dumps([ends[-1], said, wrong]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("error=8", "Insufficient Memory"),
+        ("lazy,error=2", "Caused GPU Timeout Error"),
+        ("error=1", "Impacting Interactivity"),
+        ("lazy,error=7", "Insufficient Permission"),
+    ],
+)
+def test_every_submission_fails_once(site: Path, tmp_path: Path, options: str, says: str) -> None:
+    """No step gives what a failed submission left behind; it can be taken again, and the next."""
+    tiny.write(tmp_path / "model", "qwen3_5_moe", seed=5)
+    submissions, said, wrong = json.loads(
+        run(site, "-c", EVERY, str(tmp_path / "model"), FAKE_METAL=options)
+    )
+    assert not wrong
+    assert submissions == len(said) > 20
+    named = re.compile(rf"DeviceError .* in a run of \d+ kernels, \w+ to \w+: {says}")
+    assert all(named.match(why) for why in said), said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -134,12 +135,17 @@ def test_the_longest_shorter_prefix_is_restored(model):
     assert cache.restore(session, other) == 20
 
 
-def test_a_hash_that_agrees_by_chance_is_not_enough(model, monkeypatch):
+@pytest.mark.parametrize("kept", ["in memory", "in a directory"])
+def test_a_hash_that_agrees_by_chance_is_not_enough(model, tmp_path, monkeypatch, kept):
     monkeypatch.setattr(
         "flashmoe.prefix_cache._prefix_hashes", lambda ids: np.zeros(ids.size, np.uint64)
     )
-    cache = PrefixCache(model, memory=ROOM)
+    if kept == "in memory":
+        cache = PrefixCache(model, memory=ROOM)
+    else:
+        cache = PrefixCache(model, memory=0, directory=tmp_path, disk=ROOM)
     stored(model, cache, 20)
+    cache.flush()
     session = model.new_session()
     assert cache.restore(session, tokens(40, seed=2)) == 0 == session.position
     assert cache.restore(session, tokens(40)[:20].repeat(2)) == 0
@@ -371,6 +377,25 @@ def test_a_write_that_fails_leaves_the_old_file(model, tmp_path, monkeypatch):
             with pytest.raises(OSError, match="no space"):
                 write(path, 1, ids[:20], snapshot)
         assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_saved_sequence_is_on_the_disk_before_it_has_its_name(model, tmp_path, monkeypatch):
+    ids, done = tokens(30), []
+    snapshot = session_with(model, ids).save()
+    fsync, replace = os.fsync, os.replace
+
+    def sync(fd):
+        done.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "contents")
+        fsync(fd)
+
+    def name(old, new):
+        done.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", name)
+    write(tmp_path / "talk", 1, ids, snapshot)
+    assert done == ["contents", "name", "directory"]
 
 
 def test_a_full_disk_does_not_end_an_answer(model, tmp_path, monkeypatch, caplog):

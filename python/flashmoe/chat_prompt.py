@@ -121,10 +121,17 @@ def _unused_marks(values: Any) -> Iterator[str]:
 
 def _map(value: Any, change: Callable[[str], str]) -> Any:
     """A JSON value with each of its texts changed, and of its keys none."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: _map(item, change) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_map(item, change) for item in value]
-    return value
+
+    def each(value: Any) -> Any:
+        if isinstance(value, str):
+            return change(value)
+        if isinstance(value, Mapping):
+            return {key: each(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [each(item) for item in value]
+        return value
+
+    try:
+        return each(value)
+    except RecursionError:
+        raise TemplateError("what the template is given is nested too deeply") from None

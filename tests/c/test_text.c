@@ -151,6 +151,21 @@ static void test_doubles(void)
     }
 }
 
+/* As many digits as there is room for, and no more. */
+static void test_long_numbers(void)
+{
+    char digits[256], room[sizeof digits + 8];
+    double got;
+    for (size_t n = 1; n < sizeof digits; n++) {
+        memset(digits, '0', n);
+        digits[n - 1] = '7';
+        digits[n] = 0;
+        fm_line line = line_of(digits, room, sizeof room);
+        fm_status status = fm_line_f64(&line, "v", &got, NULL);
+        CHECK_THAT(status == (n < 56 ? FM_OK : FM_FORMAT) && (status != FM_OK || got == 7), "%zu digits", n);
+    }
+}
+
 static void test_lists(void)
 {
     char room[200];
@@ -230,6 +245,7 @@ int main(void)
     test_lines();
     test_refused_lines();
     test_whole_numbers();
+    test_long_numbers();
     test_lists();
     test_noise();
     test_status();

@@ -22,6 +22,7 @@ typedef struct {
     int32_t threads;     /* order of threads and groups within a dispatch, see emu_order */
     int32_t max_threads; /* of a threadgroup, for every pipeline */
     int32_t soft;        /* what a kernel does wrong fails its command buffer; else it ends the process */
+    int32_t error;       /* MTLCommandBufferError of a run that is made to fail; a timeout if nothing is said */
     uint64_t working_set, max_buffer;
 } fake_options;
 

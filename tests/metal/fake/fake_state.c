@@ -52,6 +52,7 @@ static void set(const char *name, const char *value)
     else if (strcmp(name, "threads") == 0) options.threads = (int32_t)n;
     else if (strcmp(name, "max_threads") == 0) options.max_threads = (int32_t)n;
     else if (strcmp(name, "soft") == 0) options.soft = (int32_t)n;
+    else if (strcmp(name, "error") == 0) options.error = (int32_t)n;
     else if (strcmp(name, "working_set") == 0) options.working_set = n;
     else if (strcmp(name, "max_buffer") == 0) options.max_buffer = n;
     else if (strcmp(name, "fail") == 0 && value) set_failure(value);

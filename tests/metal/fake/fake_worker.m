@@ -32,13 +32,26 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* What a run that is made to fail says; the words of macOS. */
+static NSError *made_to_fail(void)
+{
+    switch (fake_metal_options()->error) {
+    case MTLCommandBufferErrorInternal: return fake_error(MTLCommandBufferErrorInternal, "Impacting Interactivity (made to)");
+    case MTLCommandBufferErrorNotPermitted:
+        return fake_error(MTLCommandBufferErrorNotPermitted,
+                          "Insufficient Permission (to submit GPU work from background) (made to)");
+    case MTLCommandBufferErrorOutOfMemory: return fake_error(MTLCommandBufferErrorOutOfMemory, "Insufficient Memory (made to)");
+    default: return fake_error(MTLCommandBufferErrorTimeout, "Caused GPU Timeout Error (made to)");
+    }
+}
+
 /* Why it failed, or nil. */
 static NSError *execute(FakeCommandBuffer *c)
 {
     char text[768];
     if (fake_fails(FAKE_LOST)) c->device->lost = 1;
     if (c->device->lost) return fake_error(MTLCommandBufferErrorDeviceRemoved, "Device Removed (made to)");
-    if (fake_fails(FAKE_RUN)) return fake_error(MTLCommandBufferErrorTimeout, "Caused GPU Timeout Error (made to)");
+    if (fake_fails(FAKE_RUN)) return made_to_fail();
     if (fake_run(c->entry, c->entries, text, sizeof text) == 0) return nil;
     if (!fake_metal_options()->soft) fake_fatal("%s", text);
     return fake_error(MTLCommandBufferErrorPageFault, "Caused GPU Address Fault Error (%s)", text);

@@ -66,6 +66,7 @@ typedef enum : NSUInteger {
     MTLCommandBufferErrorTimeout = 2,
     MTLCommandBufferErrorPageFault = 3,
     MTLCommandBufferErrorAccessRevoked = 4,
+    MTLCommandBufferErrorNotPermitted = 7,
     MTLCommandBufferErrorOutOfMemory = 8,
     MTLCommandBufferErrorDeviceRemoved = 11,
 } MTLCommandBufferError;
