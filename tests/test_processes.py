@@ -20,7 +20,7 @@ import tiny
 from flashmoe import Generator, Model, Sampler
 from flashmoe.engine import Engine
 from flashmoe.errors import CancelledError, ClosedError
-from reliability import ctrl_c
+from reliability import ctrl_c, threads
 
 PROMPT = list(range(40))
 GREEDY = Sampler(temperature=0)
@@ -215,38 +215,11 @@ if __name__ == "__main__":
 
 def test_threads_share_a_model_until_it_closes(path: Path) -> None:
     """Answers are those of one thread alone; after close() every call says so."""
-    prompts = [[(i * 7 + j) % 190 for j in range(5 + i)] for i in range(8)]
-    with Model(path, kv_dtype="f32", threads=2) as model:
-        want = [Generator(model, GREEDY).generate(p, max_tokens=6).token_ids for p in prompts]
-        done, wrong, ends = [0] * 8, [], [""] * 8
-
-        def work(i: int) -> None:
-            generator = Generator(model, GREEDY)
-            try:
-                while True:
-                    if generator.generate(prompts[i], max_tokens=6).token_ids != want[i]:
-                        wrong.append(i)
-                    done[i] += 1
-                    model.info()
-                    model.expert_uses()
-            except (ClosedError, CancelledError) as error:
-                ends[i] = type(error).__name__
-            try:
-                generator.generate(prompts[i])
-            except ClosedError:
-                ends[i] += " ClosedError"
-
-        with ThreadPoolExecutor(8) as pool:
-            running = [pool.submit(work, i) for i in range(8)]
-            deadline = time.monotonic() + 20
-            while min(done) < 10 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            model.close()
-            for future in running:
-                future.result(timeout=20)
-    assert not wrong
-    assert min(done) >= 10
-    assert all(end.endswith("ClosedError") for end in ends), ends
+    seen = threads.campaign(path, calls=10, seconds=20)
+    assert seen.wrong == 0
+    assert min(seen.calls) >= 10
+    assert len(seen.ends) == threads.THREADS
+    assert all(after == "ClosedError" for _, after in seen.ends), seen.ends
 
 
 def test_a_generator_closed_by_another_thread(model: Model) -> None:

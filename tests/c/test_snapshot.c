@@ -137,6 +137,9 @@ static void test_budget(void)
     fm_model_describe(m, &before);
     m->options.memory = before.held_bytes - (uint64_t)(before.expert_slots - before.min_expert_slots) * before.expert_bytes;
     CHECK(fm_session_load(other, snapshot, bytes, &err) == FM_BUDGET && fm_session_position(other) == 0);
+    CHECK_THAT(strstr(err.message, "sessions would hold"), "%s", err.message);
+    fm_model_describe(m, &after);
+    CHECK(after.held_bytes == before.held_bytes - (uint64_t)(before.expert_slots - after.expert_slots) * after.expert_bytes);
     m->options.memory = 0;
     CHECK_THAT(fm_session_load(other, snapshot, bytes, &err) == FM_OK, "%s", err.message);
     fm_model_describe(m, &after);
