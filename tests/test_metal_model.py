@@ -297,11 +297,13 @@ print(json.dumps([ends[-1], said, wrong]))
 )
 def test_every_submission_fails_once(site: Path, tmp_path: Path, options: str, says: str) -> None:
     """No step gives what a failed submission left behind; it can be taken again, and the next."""
-    tiny.write(tmp_path / "model", "qwen3_5_moe", seed=5)
+    tiny.write(
+        tmp_path / "model", "qwen3_5_moe", seed=5, num_hidden_layers=2, full_attention_interval=2
+    )
     submissions, said, wrong = json.loads(
         run(site, "-c", EVERY, str(tmp_path / "model"), FAKE_METAL=options)
     )
     assert not wrong
-    assert submissions == len(said) > 20
+    assert submissions == len(said) > 10
     named = re.compile(rf"DeviceError .* in a run of \d+ kernels, \w+ to \w+: {says}")
     assert all(named.match(why) for why in said), said
