@@ -34,7 +34,7 @@ def test_saving_loading_and_memory() -> None:
 
 
 def test_changes_of_a_conversion() -> None:
-    found = run("conversion.py", "--kills", "0", "--losses", "0", "--step", "9")
+    found = run("conversion.py", "--kills", "0", "--losses", "0", "--races", "3", "--step", "9")
     assert found["changes of a conversion"] > 100
     assert found["changes that failed: KILLED"] > 10
 

@@ -22,7 +22,20 @@ pytestmark = [
 def test_every_read_fails(read: str) -> None:
     step = os.environ.get("FLASHMOE_FAULT_STEP", "29")
     done = subprocess.run(
-        [sys.executable, CAMPAIGN, "--read", read, "--tokens", "6", "--step", step, "--flips", "8"],
+        [
+            sys.executable,
+            CAMPAIGN,
+            "--read",
+            read,
+            "--tokens",
+            "6",
+            "--step",
+            step,
+            "--flips",
+            "8",
+            "--slow",
+            "0",
+        ],
         capture_output=True,
         text=True,
         timeout=600,

@@ -1,8 +1,9 @@
 """Conversions that are killed, fail, or lose their power: always the same bytes in the end.
 
     python tests/reliability/conversion.py        100 kills, every change of a file fails,
-                                                  1,000,000 losses of power
-    python tests/reliability/conversion.py --kills 0 --losses 0 --step 9    what the tests do
+                                                  50 races, 1,000,000 losses of power
+    python tests/reliability/conversion.py --kills 0 --losses 0 --races 3 --step 9
+                                                  what the tests do
 
 Linux with glibc. Works in memory (``/dev/shm``) unless ``--folder`` says otherwise. Ends with 1 if
 a manifest was there too early, a result had other bytes, or a missing sync was not noticed.
@@ -164,6 +165,17 @@ def mutants(campaign: Campaign) -> None:
         campaign.found["missing syncs unnoticed"] += wrong == 0
 
 
+def races(campaign: Campaign, times: int) -> None:
+    """Two conversions into one place at once: one does it, the other is told so."""
+    for _ in range(times):
+        children = [faults.in_child(campaign.convert) for _ in range(2)]
+        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        campaign.found["races"] += 1
+        campaign.found["races that not one won"] += ended.count(0) != 1
+        campaign.look()
+        campaign.make_good()
+
+
 def full_disk(campaign: Campaign) -> None:
     """Disks of 20 sizes that are too small, told before and found out on the way; then a larger."""
     need = sum(len(data) for data in campaign.golden.values())
@@ -203,6 +215,7 @@ BAD = (
     "ends by a signal",
     "missing syncs unnoticed",
     "full disks unnoticed",
+    "races that not one won",
 )
 
 
@@ -213,6 +226,7 @@ def main() -> int:
     parser.add_argument("--step", type=int, default=1, help="try every so many-th change")
     parser.add_argument("--losses", type=float, default=1e6, help="of power; 0 to leave out")
     parser.add_argument("--resumed", type=int, default=5000, help="of these, run to the end")
+    parser.add_argument("--races", type=int, default=50, help="of two conversions")
     parser.add_argument("--full-disk", action="store_true", help="mount small disks; needs root")
     parser.add_argument("--folder", type=Path, help="where to work")
     parser.add_argument("--under-shim", action="store_true", help=argparse.SUPPRESS)
@@ -227,6 +241,7 @@ def main() -> int:
             kills(campaign, a.kills)
         for how in (How.KILLED, How.NO_SPACE, How.IO_ERROR):
             changes(campaign, how, a.step)
+        races(campaign, a.races)
         if a.full_disk:
             full_disk(campaign)
         if a.losses:

@@ -1,7 +1,7 @@
 """Reads of experts go wrong in every way: the right tokens or one exception, then all is well.
 
     python tests/reliability/reads.py                     every read of 16 tokens; 600 bits on disk
-    python tests/reliability/reads.py --step 29 --flips 8 what the tests do
+    python tests/reliability/reads.py --step 29 --flips 8 --slow 0    what the tests do
 
 Linux with glibc. Ends with 1 if a token was wrong, a fault unnoticed, or anything left behind.
 """
@@ -13,6 +13,8 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -117,6 +119,34 @@ def judge(runner: Runner, shim: Shim, how: How, want: list[int], found: Counter[
     found["faults"] += fired
 
 
+def slow(path: Path, read: str, tokens: int, times: int, found: Counter[str]) -> None:
+    """A read takes two seconds: the same tokens, and other threads go on meanwhile."""
+    shim, gaps, over = Shim(), [0.0], threading.Event()
+
+    def tick() -> None:
+        before = time.monotonic()
+        while not over.wait(0.005):
+            now = time.monotonic()
+            gaps.append(now - before)
+            before = now
+
+    with Runner(path, read, tokens) as runner:
+        want = runner.answer()
+        shim.heal(Calls.READS)
+        runner.answer()
+        reads = shim.heal(Calls.READS)
+        ticking = threading.Thread(target=tick)
+        ticking.start()
+        for number in range(times):
+            shim.fail(Calls.READS, How.SLOW, reads * (number + 1) // (times + 1))
+            found["slow reads"] += 1
+            found["wrong tokens"] += runner.answer() != want
+        shim.heal(Calls.READS)
+        over.set()
+        ticking.join()
+    found["longest that another thread stood still, ms"] = int(max(gaps) * 1e3)
+
+
 def flips_on_the_way(path: Path, read: str, tokens: int, step: int, found: Counter[str]) -> None:
     """A bit changes between disk and memory, at each first read of an expert."""
     shim = Shim()
@@ -176,7 +206,7 @@ def look_for_flip(runner: Runner, where: str, found: Counter[str]) -> None:
         found["bits unnoticed"] += 1
 
 
-def campaign(reads: list[str], tokens: int, step: int, flips: int) -> Counter[str]:
+def campaign(reads: list[str], tokens: int, step: int, flips: int, slows: int) -> Counter[str]:
     """All of it; under the library already.
 
     Args:
@@ -184,12 +214,14 @@ def campaign(reads: list[str], tokens: int, step: int, flips: int) -> Counter[st
         tokens: Length of the answer.
         step: 1 for every read.
         flips: Bits on the disk.
+        slows: Reads that take two seconds.
     """
     path, found = flashmoe.demo_model_path(), Counter[str]()
     for read in reads:
         sweep(path, read, tokens, step, found)
         flips_on_the_way(path, read, tokens, step, found)
     flips_on_disk(path, reads[0], tokens, flips, found)
+    slow(path, reads[0], tokens, slows, found)
     return found
 
 
@@ -210,11 +242,12 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--step", type=int, default=1, help="try every so many-th read")
     parser.add_argument("--flips", type=int, default=600, help="bits on disk")
+    parser.add_argument("--slow", type=int, default=10, help="reads that take two seconds")
     parser.add_argument("--under-shim", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if not a.under_shim:
         return run_under(__file__)
-    found = campaign(a.read, a.tokens, a.step, a.flips)
+    found = campaign(a.read, a.tokens, a.step, a.flips, a.slow)
     for what in sorted({*found, *BAD}):
         print(f"{found[what]:8} {what}")
     return any(found[what] for what in BAD)
