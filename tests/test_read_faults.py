@@ -21,21 +21,9 @@ pytestmark = [
 @pytest.mark.parametrize("read", ["buffered", "direct"])
 def test_every_read_fails(read: str) -> None:
     step = os.environ.get("FLASHMOE_FAULT_STEP", "29")
+    few = ("--tokens", "6", "--step", step, "--flips", "8", "--slow", "0")
     done = subprocess.run(
-        [
-            sys.executable,
-            CAMPAIGN,
-            "--read",
-            read,
-            "--tokens",
-            "6",
-            "--step",
-            step,
-            "--flips",
-            "8",
-            "--slow",
-            "0",
-        ],
+        [sys.executable, CAMPAIGN, "--read", read, *few],
         capture_output=True,
         text=True,
         timeout=600,
