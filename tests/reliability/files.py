@@ -46,7 +46,7 @@ def replace(file: Path) -> None:
 
 
 def overwrite(file: Path) -> None:
-    for at in range(100, file.stat().st_size, 4096):
+    for at in range(100, file.stat().st_size, 16384):  # in every record
         flip(file, at, 4)
 
 
@@ -75,7 +75,7 @@ def changing(times: int, found: Counter[str]) -> None:
                 memory = ROOMY if change is overwrite or number % 2 else 0
                 with Runner(copy, "buffered", TOKENS, memory) as runner:
                     changer = threading.Timer(
-                        draw.uniform(0, usual),
+                        draw.uniform(0, usual / 2),
                         lambda: [change(f) for f in sorted(copy.glob("experts-*"))],  # noqa: B023
                     )
                     changer.start()
