@@ -12,19 +12,22 @@ import uvicorn
 
 import flashmoe
 from flashmoe.server import Settings, create_app
+from flashmoe.server.connections import uvicorn_config
 
 
 @contextmanager
 def serving(model: flashmoe.Model, **settings: Any) -> Iterator[int]:
     """A model on a free port, which is given."""
-    with serving_app(create_app(model, Settings(name="demo", **settings))) as port:
+    limits = Settings(name="demo", **settings)
+    with serving_app(create_app(model, limits), limits) as port:
         yield port
 
 
 @contextmanager
-def serving_app(app: Any) -> Iterator[int]:
+def serving_app(app: Any, settings: Settings | None = None) -> Iterator[int]:
     """An application on a free port, which is given."""
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2)
+    options = {"port": 0, "log_level": "error", "timeout_graceful_shutdown": 2}
+    config = uvicorn_config(app, settings or Settings(), **options)
     server = uvicorn.Server(config)
     bound = config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -70,6 +70,18 @@ class Engine:
         """Requests that do not."""
         return self._queued + self._scheduler.waiting
 
+    def check_room(self) -> None:
+        """Whether one more request could be taken now. For any thread.
+
+        Raises:
+            QueueFullError: Too many wait already.
+            ClosedError: The engine was closed.
+        """
+        if self._closing:
+            raise ClosedError("the engine is closed")
+        if self.waiting >= self._limit:
+            raise QueueFullError(f"{self.waiting} requests wait already; try again later")
+
     def submit(self, request: Request, deliver: Callable[[Event], object], client: str = "") -> Job:
         """Take a request. For any thread.
 
@@ -86,10 +98,7 @@ class Engine:
         self._check_process()
         job = Job(self._scheduler.prepare(request), client, deliver)
         with self._changed:
-            if self._closing:
-                raise ClosedError("the engine is closed")
-            if self.waiting >= self._limit:
-                raise QueueFullError(f"{self.waiting} requests wait already; try again later")
+            self.check_room()
             self._queues.setdefault(client, deque()).append(job)
             self._queued += 1
             self._changed.notify_all()

@@ -93,6 +93,7 @@ def command(
         import uvicorn
 
         from flashmoe.server.app import create_app
+        from flashmoe.server.connections import uvicorn_config
         from flashmoe.server.settings import LOOPBACK, Settings
     except ImportError as error:
         raise click.ClickException(
@@ -115,18 +116,7 @@ def command(
     )
     with open_model("demo" if demo else str(find_model(str(model))), options) as opened:
         app = create_app(opened, settings)
-        config = uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            log_level="warning",
-            server_header=False,
-            http="h11",
-            ws="none",
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=int(settings.grace),
-            limit_concurrency=1024,
-        )
+        config = uvicorn_config(app, settings, host=host, port=port)
         server = uvicorn.Server(config)
         # uvicorn has a handler of its own while it runs, and then sends the signal to this one
         signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))

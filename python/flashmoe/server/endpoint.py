@@ -58,6 +58,7 @@ class Call:
         Args:
             prepare: Renders and encodes; runs on another thread.
         """
+        self.service.engine.check_room()  # before any work: who is refused is refused at once
         running = await run_in_threadpool(prepare)
         running.start(self.client)
         return running

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from flashmoe import errors
+
+_log = logging.getLogger(__name__)
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -80,10 +83,17 @@ def failure_of(error: BaseException) -> Failure:
             return Failure(400, text, param="messages", code="context_length_exceeded")
         case errors.CancelledError() | errors.ClosedError():
             return Failure(503, "the server is stopping", code="stopping", retry_after=10)
-        case errors.ArgumentError() | errors.PromptError() | errors.TemplateError():
+        case (
+            errors.ArgumentError()
+            | errors.PromptError()
+            | errors.TemplateError()
+            | errors.TokenizerError()
+        ):
             return Failure(400, text)
         case errors.BudgetError() | errors.OutOfMemoryError():
             return Failure(503, text, code="out_of_memory", retry_after=30)
-        case errors.FlashMoEError():
-            return Failure(500, text, code=type(error).__name__)
+        case errors.FlashMoEError():  # whose text may name files
+            _log.error("a request failed: %s: %s", type(error).__name__, text)
+            message = f"{type(error).__name__}; the server's log has the details"
+            return Failure(500, message, code=type(error).__name__)
     return Failure(500, "an internal error; the server's log has the details")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
@@ -25,6 +25,9 @@ SECURITY = {
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
+
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^][:/?#@\s]+)(:[0-9]{1,5})?")
 
 
 class Guard:
@@ -70,7 +73,7 @@ class Guard:
         host = headers.get("host", "")
         if self._hosts is not None and _name(host) not in self._hosts:
             return self._refuse(scope, 403, f"the host {host[:200]!r} is not served here")
-        own = origin is not None and urlsplit(origin).netloc == host and origin != "null"
+        own = origin in (f"http://{host}", f"https://{host}")
         if origin is not None and not own and origin not in self._origins:
             return self._refuse(scope, 403, f"pages of {origin[:200]!r} may not ask here")
         if scope["method"] == "OPTIONS" and origin in self._origins:
@@ -92,10 +95,9 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """A Host header without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0].lower() + "]"
-    return host.partition(":")[0].lower()
+    """A Host header without its port; "" if it is none."""
+    found = _HOST.fullmatch(host)
+    return found[1].lower() if found else ""
 
 
 def _marking(send: Send, origin: str | None) -> Callable[[Message], Awaitable[None]]:

@@ -24,9 +24,10 @@ class Settings:
         batch_size: Requests that run together; ``None``: by memory.
         max_tokens: Longest answer where a request does not say.
         max_body: Largest body of a request, in bytes.
+        head_timeout: For a request's head to arrive.
         body_timeout: For a request's body to arrive.
         request_timeout: From a request to the end of its answer.
-        write_timeout: For a client to take what it was sent.
+        write_timeout: For a client to take some of what it was sent.
         ping: Between signs of life while nothing else is sent.
         grace: For answers to end when the server is stopped.
         prefix_memory: For conversations that may be gone on with, in bytes, beside the model's
@@ -44,9 +45,10 @@ class Settings:
     batch_size: int | None = None
     max_tokens: int = 4096
     max_body: int = 8 << 20
+    head_timeout: float = 10.0
     body_timeout: float = 30.0
     request_timeout: float = 3600.0
-    write_timeout: float = 60.0
+    write_timeout: float = 10.0
     ping: float = 5.0
     grace: float = 30.0
     prefix_memory: int = 512_000_000
@@ -57,7 +59,8 @@ class Settings:
         for name in ("queue", "max_tokens", "max_body"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("body_timeout", "request_timeout", "write_timeout", "ping", "grace"):
+        heads = ("head_timeout", "body_timeout")
+        for name in (*heads, "request_timeout", "write_timeout", "ping", "grace"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name} must be above 0 seconds, not {getattr(self, name)}")
         if any(not key or not key.isascii() or key.split() != [key] for key in self.api_keys):
