@@ -265,18 +265,24 @@ class Scheduler:
             if growing in self._running:
                 growing.session.cancel()
 
-    def abandon(self) -> list[Growing]:
-        """Let go of all that run, as after a step that failed for all; who they were."""
+    def abandon(self, *, waiting: bool = False) -> list[Growing]:
+        """Let go of all that run, as after a step that failed for all; who they were.
+
+        Args:
+            waiting: And of all that wait: the failure may be that of one about to begin.
+        """
         left = list(self._running)
         for growing in left:
             self._leave(growing)
         self._short = False
+        if waiting:
+            left += self._waiting
+            self._waiting.clear()
         return left
 
     def close(self) -> None:
         """Give all sessions back."""
-        self.abandon()
-        self._waiting.clear()
+        self.abandon(waiting=True)
 
     def step(self) -> list[Event]:
         """Append the next rows of all that run.
@@ -327,6 +333,8 @@ class Scheduler:
                     return [Event(self._waiting.popleft(), error=error)]
                 self._short = True
                 break
+            except FlashMoEError as error:
+                return [Event(self._waiting.popleft(), error=error)]
             new.open(session, self._model.vocab_size)
             with self._guard:
                 self._running.append(self._waiting.popleft())
