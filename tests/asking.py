@@ -30,7 +30,9 @@ class Client:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request; underscores in names of headers are hyphens."""
-        raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        raw = (
+            body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        )
         return self._runner.run(self._ask(method, path, raw, {"host": "localhost", **headers}))
 
     async def _ask(self, method: str, path: str, raw: bytes, headers: dict[str, str]) -> Answer:

@@ -17,7 +17,7 @@ from flashmoe import errors
 
 pytest.importorskip("uvicorn")
 
-from asking import Client, asking  # noqa: E402
+from asking import Client, asking
 
 KEY = "a-key-of-the-test"
 SECRET = "Zanzibar-41 is what only this prompt says"
@@ -241,7 +241,9 @@ def test_metrics_do_not_grow(model: flashmoe.Model) -> None:
     with asking(model, hosts=None) as client:
 
         def shape() -> list[str]:
-            return [line.rpartition(" ")[0] for line in client.ask("GET", "/metrics")[2].split("\n")]
+            return [
+                line.rpartition(" ")[0] for line in client.ask("GET", "/metrics")[2].split("\n")
+            ]
 
         before = shape()
         for i in range(1500):

@@ -163,9 +163,7 @@ class Engine:
             except Exception:
                 _log.exception("a step failed in a way that it must not")
                 unforeseen = FlashMoEError("an internal error; the log has the details")
-                events = [
-                    Event(g, error=unforeseen) for g in self._scheduler.abandon(waiting=True)
-                ]
+                events = [Event(g, error=unforeseen) for g in self._scheduler.abandon(waiting=True)]
             for event in events:
                 self._tell(event)
 

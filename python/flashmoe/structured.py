@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_SCHEMA_BYTES = 64 * 1024
 """Longest schema or grammar that is compiled."""
 
+MAX_RULES = 500
+"""Most rules of a grammar: a chain of thousands overflows the stack of llguidance 1.9."""
+
 MAX_COMPILED = 64
 """Compiled grammars that a tokenizer keeps."""
 
@@ -359,6 +362,10 @@ def _grammar(kind: str, wanted: Mapping[str, Any]) -> str:
     if "%json" in text:
         for number in _NEGATIVE.findall(text):
             check_number(float(number), kind)
+    if (rules := text.count(":")) > MAX_RULES:  # never fewer than there are
+        raise ArgumentError(
+            f"the grammar has {rules} colons, and with them rules; at most {MAX_RULES} are compiled"
+        )
     return compilers.grammar_from_lark(text)
 
 

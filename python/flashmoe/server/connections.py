@@ -68,7 +68,7 @@ class Connection(H11Protocol):
         waited = self.loop.time() - self._since
         unsent = self.transport.get_write_buffer_size()
         answering = self.cycle is not None and not self.cycle.response_complete
-        if unsent and (self.transport.is_closing() or not answering):
+        if unsent:
             if unsent != self._unsent:
                 self._since = self.loop.time()
             elif waited > self.settings.write_timeout:
