@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as Backend
 
+import flashmoe
 from flashmoe.errors import TokenizerError
 from flashmoe.tokenizer import Tokenizer
 
@@ -437,3 +440,26 @@ def test_a_rust_panic_becomes_an_error() -> None:
         tokenizer.decode([empty])
     with pytest.raises(TokenizerError, match="cannot be decoded: index out of bounds"):
         tokenizer.stream().push(empty)
+
+
+def test_long_texts_are_encoded_alike_and_hold_up_no_thread() -> None:
+    tokenizer = Tokenizer.from_directory(flashmoe.demo_model_path())
+    text = "The routed experts stay on the disk; <|im_end|> they are read. 世界🙂\n" * 9000
+    stop, gaps = threading.Event(), []
+
+    def tick() -> None:
+        last = time.monotonic()
+        while not stop.is_set():
+            time.sleep(0.001)
+            last, before = time.monotonic(), last
+            gaps.append(last - before)
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    start = time.monotonic()
+    ids = tokenizer.encode(text, add_special_tokens=True)
+    took = time.monotonic() - start
+    stop.set()
+    ticking.join()
+    assert max(gaps) < 0.5 * took
+    assert ids == tokenizer._backend.encode(text, add_special_tokens=True).ids

@@ -120,13 +120,13 @@ def _unused_marks(values: Any) -> Iterator[str]:
 
 
 def _map(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with each of its texts changed, and of its keys none."""
+    """A JSON value with each of its texts changed; keys too, as a tool's schema prints them."""
 
     def each(value: Any) -> Any:
         if isinstance(value, str):
             return change(value)
         if isinstance(value, Mapping):
-            return {key: each(item) for key, item in value.items()}
+            return {each(key): each(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [each(item) for item in value]
         return value

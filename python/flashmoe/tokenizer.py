@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from flashmoe.structured import Grammars
 
+_LONG_TEXT = 20_000  # characters; tokenizers holds the GIL for a text, but not for a batch
 _SPECIAL_TOKENS = (
     "bos_token",
     "eos_token",
@@ -175,6 +176,9 @@ class Tokenizer:
         """
         with _as_tokenizer_errors("the text cannot be encoded"):
             text.encode()
+            if len(text) > _LONG_TEXT:
+                texts = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+                return list(texts[0].ids)
             return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def control_texts(self, text: str) -> set[str]:
