@@ -126,7 +126,10 @@ def _map(value: Any, change: Callable[[str], str]) -> Any:
         if isinstance(value, str):
             return change(value)
         if isinstance(value, Mapping):
-            return {each(key): each(item) for key, item in value.items()}
+            return {
+                change(key) if isinstance(key, str) else key: each(item)
+                for key, item in value.items()
+            }
         if isinstance(value, (list, tuple)):
             return [each(item) for item in value]
         return value
