@@ -396,6 +396,20 @@ def test_compiled_grammars_are_few(client: Client, model: flashmoe.Model) -> Non
 # ---- connections --------------------------------------------------------------------------
 
 
+def test_answers_do_not_wait_for_acknowledgements(model: flashmoe.Model) -> None:
+    """Of many on one connection; each would take 40 ms."""
+    with serving(model) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        waits = []
+        for _ in range(12):
+            start = time.monotonic()
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+            waits.append(time.monotonic() - start)
+        connection.close()
+    assert min(waits[2:]) < 0.03
+
+
 def test_connections_that_say_too_little_are_closed(model: flashmoe.Model) -> None:
     """Silent, slow in the head, slow after an answer; one that asks again and again is not."""
     with ExitStack() as stack:
