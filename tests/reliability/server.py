@@ -114,7 +114,8 @@ def garbage(server: Server, scale: float) -> str:
     seeds = [
         head.encode() + body,
         b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3,
-        b'POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a":\r\n0\r\n\r\n',
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b'5\r\n{"a":\r\n0\r\n\r\n',
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ]
