@@ -51,7 +51,7 @@ void fm_session_cancel(fm_session *session)
 
 void fm_session_resume(fm_session *session)
 {
-    atomic_store(&session->cancel, 0);
+    if (session) atomic_store(&session->cancel, 0);
 }
 
 void fm_session_describe(const fm_session *session, fm_session_stats *out)

@@ -122,6 +122,7 @@ static void call_session(fm_model *model, fm_session *session, int32_t which, fm
         check_status(fm_session_load(MAYBE(session), MAYBE(snapshot), size, err), err);
         break;
     }
+    case 10: fm_session_resume(MAYBE(session)); break;
     default: fm_session_close(NULL); break;
     }
 }
@@ -167,7 +168,7 @@ int main(void)
     for (int32_t i = 0; i < ROUNDS; i++) {
         fm_error why = {0}, *said = MAYBE(&why);
         call_model(model, i % 8, said);
-        call_session(model, session, i % 11, said ? memset(said, 0, sizeof *said) : NULL);
+        call_session(model, session, i % 12, said ? memset(said, 0, sizeof *said) : NULL);
         call_others(i % 6, said ? memset(said, 0, sizeof *said) : NULL);
     }
     fm_session_reset(session);
