@@ -44,7 +44,7 @@ def generator() -> Iterator[flashmoe.Generator]:
 
 
 @pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def ray_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
@@ -55,19 +55,25 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other processes are not our fault
         ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "flashmoe[ray]"')
         pytest.importorskip("ray.data")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            resources={"flashmoe": 2},
-            object_store_memory=100_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
-        ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
-        ray.shutdown()
     gc.collect()  # what Ray leaves open warns here, not in somebody else's test
+
+
+@pytest.fixture
+def ray(ray_module: Any) -> Iterator[Any]:
+    """A cluster of this test's own: Ray 2.60 may keep an actor, and its machine, that nobody has."""
+    ray_module.init(
+        address="local",
+        num_cpus=2,
+        resources={"flashmoe": 2},
+        object_store_memory=100_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    ray_module.data.DataContext.get_current().enable_progress_bars = False
+    yield ray_module
+    ray_module.shutdown()
 
 
 # ---- what a Predictor does, without Ray -------------------------------------------------

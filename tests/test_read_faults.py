@@ -34,3 +34,4 @@ def test_every_read_fails(read: str) -> None:
     assert counts["refused"] > 20
     assert counts["identical"] > 20
     assert counts["bits flipped"] > 10
+    assert counts["bits noticed when an expert is read again"] > 5

@@ -87,7 +87,7 @@ DAMAGED = [
     ("trailing word", file_of(b"{} x", 0), "header is not JSON at offset 11"),
     ("not utf-8", file_of(b'{"\xff": 1}', 0), "not JSON at offset 10"),
     ("deep", file_of(b"[" * 100_000, 0), "header is not JSON"),
-    ("long number", file_of(b'{"a": ' + b"9" * 5000 + b"}", 0), "header contains 9999"),
+    ("long number", file_of(b'{"a": ' + b"9" * 5000 + b"}", 0), "contains 9999"),
     ("list", file_of([1], 0), "not a JSON object"),
     ("nan", file_of(b'{"a": NaN}', 0), "contains NaN"),
     ("twice", file_of(b'{"a": {}, "b": {}, "a": {}}', 0), "'a' is in the header twice"),

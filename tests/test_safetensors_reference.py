@@ -16,8 +16,7 @@ STRICTER = (
     "printable bytes",  # names: 1 to 512 of them, no control characters
     "dimensions are above",  # 8
     "is in the header twice",
-    "header contains",  # NaN or Infinity where a field is not looked at
-    "header is not JSON",  # integers and nesting that Python does not read
+    "header is not JSON",  # NaN where a field is not looked at; integers and nesting beyond Python
     "is unknown",  # a dtype that no model has
     "is not a list of sizes",  # 2**63 and more, beside a size of 0
     "overflows 64 bits",  # likewise, as a product

@@ -7,8 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import flashmoe
 import tiny
 from flashmoe import errors
 from flashmoe.conversion import convert
@@ -148,6 +150,75 @@ def test_the_bar_counts_bytes(packed: Path, capsys: pytest.CaptureFixture[str]) 
     assert shown.out == ""
     assert "100%" in shown.err
     assert "verifying" in shown.err
+
+
+# --------------------------------------------------------------------------- while a model is run
+
+
+def flip_every_expert(path: Path) -> None:
+    """In place, under an open model: one low bit of a weight of each expert."""
+    for file in path.glob("experts-*.bin"):
+        with file.open("r+b") as f:
+            for expert in range(12):
+                f.seek(expert * stride(path))
+                byte = f.read(1)[0]
+                f.seek(expert * stride(path))
+                f.write(bytes([byte ^ 1]))
+
+
+def open_small(path: Path, verify: str) -> flashmoe.Model:
+    """In the least memory, so that experts are read again and again."""
+    for memory in range(200_000, 20_000_000, 50_000):
+        try:
+            model = flashmoe.Model(path, memory=memory, threads=1, read="buffered", verify=verify)
+        except errors.BudgetError:
+            continue
+        assert model.info()["expert_slots"] < 48
+        return model
+    raise AssertionError("too large")
+
+
+def logits_of(model: flashmoe.Model) -> bytes:
+    logits = np.empty((64, model.vocab_size), np.float32)
+    session = model.new_session()
+    try:
+        session.eval(np.arange(64, dtype=np.int32), logits)
+    finally:
+        session.close()
+    return logits.tobytes()
+
+
+@pytest.mark.parametrize("verify", ["first", "always", "off"])
+def test_experts_that_change_before_they_are_first_read(mine: Path, verify: str) -> None:
+    with open_small(mine, verify) as model:
+        assert model.info()["verify"] == verify
+        flip_every_expert(mine)
+        if verify == "off":
+            logits_of(model)
+        else:
+            with pytest.raises(errors.IntegrityError, match=r"layer \d+ expert \d+ .*checksum"):
+                logits_of(model)
+
+
+@pytest.mark.parametrize("verify", ["first", "always", "off"])
+def test_experts_that_change_later(mine: Path, verify: str) -> None:
+    with open_small(mine, verify) as model:
+        right = logits_of(model)
+        assert logits_of(model) == right
+        flip_every_expert(mine)
+        if verify == "always":
+            with pytest.raises(errors.IntegrityError, match=r"layer \d+ expert \d+ .*checksum"):
+                logits_of(model)
+        else:
+            assert logits_of(model) != right  # what the documentation says of these two
+        flip_every_expert(mine)
+        if verify == "always":
+            assert logits_of(model) == right
+
+
+def test_other_words_for_verify(mine: Path) -> None:
+    with pytest.raises(ValueError, match="verify must be one of first, always, off, not 'often'"):
+        flashmoe.Model(mine, verify="often")
 
 
 # --------------------------------------------------------------------- a checkpoint opened in place

@@ -122,6 +122,7 @@ inline fm_read_kind read_kind(const std::string &word)
 }
 
 constexpr const char *evict_words[] = {"auto", "lru", "lfu", "slru", "static"};
+constexpr const char *verify_words[] = {"first", "always", "off"};
 
 // Put the names of a file into the module.
 void bind_model(nb::module_ &m);

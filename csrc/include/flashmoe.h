@@ -84,6 +84,13 @@ typedef enum {
     FM_EVICT_STATIC /* none: what was there first stays, and the others share a few slots */
 } fm_evict_kind;
 
+/* When an expert that was read is compared with the checksum that the manifest has for it, if it has one. */
+typedef enum {
+    FM_VERIFY_FIRST,  /* the first time it is read */
+    FM_VERIFY_ALWAYS, /* each time */
+    FM_VERIFY_OFF     /* never: damaged bytes are computed with */
+} fm_verify_kind;
+
 /* Zeroed options mean the defaults written here. */
 typedef struct {
     const char *device;        /* "cpu" or "metal"; NULL: "cpu" */
@@ -98,6 +105,7 @@ typedef struct {
     fm_kv_kind kv;
     fm_read_kind read;
     fm_evict_kind evict;
+    fm_verify_kind verify;
     int32_t serial;                 /* 1: read all, then compute all: nothing is read while something is computed */
     int32_t no_guess;               /* 1: no reading of what the next layer may need */
     const volatile int32_t *cancel; /* set to 1 while the model is being opened: FM_CANCELLED soon. NULL: nobody does */
@@ -112,6 +120,7 @@ typedef struct {
     fm_kv_kind kv;
     fm_read_kind read; /* what is done, not what was asked for */
     fm_evict_kind evict;
+    fm_verify_kind verify;
     int32_t serial, no_guess;
     int32_t read_split;
     int32_t read_direct;        /* 1: the page cache is not used, but for short unaligned parts */

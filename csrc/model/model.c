@@ -38,6 +38,7 @@ static fm_status check_options(const fm_model_options *o, fm_error *err)
     if ((unsigned)o->kv > FM_KV_BF16) return fm_fail(err, FM_ARGUMENT, "kv %d", (int)o->kv);
     if ((unsigned)o->read > FM_READ_URING) return fm_fail(err, FM_ARGUMENT, "read %d", (int)o->read);
     if ((unsigned)o->evict > FM_EVICT_STATIC) return fm_fail(err, FM_ARGUMENT, "evict %d", (int)o->evict);
+    if ((unsigned)o->verify > FM_VERIFY_OFF) return fm_fail(err, FM_ARGUMENT, "verify %d", (int)o->verify);
     return FM_OK;
 }
 
@@ -61,7 +62,7 @@ static fm_status open_store(fm_model *m, fm_error *err)
     FM_TRY(b->ops->alloc(b, (size_t)m->max_slots * m->slot_bytes, FM_SHARED, &m->slots, err));
     FM_TRY(fm_reader_open(&how, &m->reader, err));
     return fm_expert_store_open(&layout, m->reader, b->ops->host(m->slots), m->slot_bytes, m->max_slots, m->options.evict,
-                                &m->store, err);
+                                m->options.verify, &m->store, err);
 }
 
 static void tear_down(fm_model *m)
@@ -176,6 +177,7 @@ void fm_model_describe(fm_model *model, fm_model_info *out)
         .kv = model->options.kv,
         .read = model->options.read,
         .evict = model->options.evict == FM_EVICT_AUTO ? FM_EVICT_LFU : model->options.evict,
+        .verify = model->options.verify,
         .serial = model->options.serial,
         .no_guess = model->options.no_guess,
         .read_split = model->options.read_split,

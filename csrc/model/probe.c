@@ -69,7 +69,8 @@ static fm_status open_store(probe *p, const char *directory, const fm_probe_opti
     const fm_expert_layout layout = {m->spec.layers, m->experts, p->files};
     FM_TRY(fm_pages_map((size_t)p->slots * p->slot_bytes, &p->memory, err));
     FM_TRY(fm_reader_open(&how, &p->reader, err));
-    return fm_expert_store_open(&layout, p->reader, p->memory, p->slot_bytes, p->slots, FM_EVICT_LRU, &p->store, err);
+    return fm_expert_store_open(&layout, p->reader, p->memory, p->slot_bytes, p->slots, FM_EVICT_LRU,
+                                FM_VERIFY_FIRST, &p->store, err);
 }
 
 /* Batches as decoding has them: one token's experts of one layer. */

@@ -61,7 +61,7 @@ static fm_status make_tables(fm_expert_store *s, size_t slots, size_t keys, fm_e
 }
 
 fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader, void *memory, size_t slot_bytes, int32_t slots,
-                               fm_evict_kind evict, fm_expert_store **out, fm_error *err)
+                               fm_evict_kind evict, fm_verify_kind verify, fm_expert_store **out, fm_error *err)
 {
     fm_expert_store *s = calloc(1, sizeof *s);
     if (!s) return fm_fail(err, FM_MEMORY, "no memory for an expert store");
@@ -71,6 +71,7 @@ fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader
     s->slot_bytes = slot_bytes;
     s->slots = s->all_slots = slots;
     s->failed = NOWHERE;
+    s->verify = verify;
     measure(layout, &s->width, &s->parts);
     fm_status status = make_tables(s, (size_t)slots, (size_t)layout->layers * (size_t)s->width, err);
     if (status == FM_OK) status = fm_evict_open(evict, slots, &s->evict, err);

@@ -58,10 +58,10 @@ typedef struct {
 
 typedef struct fm_expert_store fm_expert_store;
 
-/* `memory` holds `slots` slots of `slot_bytes` each. The first time an expert is
- * read, its checksum (where there is one) and its finite runs are checked. */
+/* `memory` holds `slots` slots of `slot_bytes` each. The first time an expert is read its finite runs are checked,
+ * and its checksum (where there is one) when `verify` says. */
 fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader, void *memory, size_t slot_bytes, int32_t slots,
-                               fm_evict_kind evict, fm_expert_store **out, fm_error *err);
+                               fm_evict_kind evict, fm_verify_kind verify, fm_expert_store **out, fm_error *err);
 void fm_expert_store_close(fm_expert_store *store);
 
 /* A step comes to `layer`, where it needs `distinct` experts. If a pass through all layers needs more than there

@@ -35,6 +35,7 @@ struct fm_expert_store {
     int32_t slots, all_slots;
     fm_slot_use *use; /* [all_slots] */
     fm_evict *evict;
+    fm_verify_kind verify;
     int32_t *holds;   /* [all_slots]: layer * width + expert, or NOWHERE */
     int32_t *place;   /* [layers * width]: slot, or NOWHERE; set while the expert is still being read */
     uint8_t *trusted; /* [layers * width]: checked once already */

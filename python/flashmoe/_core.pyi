@@ -23,6 +23,7 @@ class Model:
         prefill_rows: int = 0,
         expert_slots: int = 0,
         eviction: str = "auto",
+        verify: str = "first",
         overlap: bool = True,
         guess: bool = True,
         cache: str = "",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KV_DTYPES = ("f32", "f16", "bf16")
 EVICTIONS = ("auto", "lru", "lfu", "slru", "static")
+VERIFICATIONS = ("first", "always", "off")
 STEP_END = 64
 """Prefill steps end at multiples of this position, so that results do not depend on their size."""
 
@@ -56,6 +57,7 @@ class Model:
         overlap: bool | None = None,
         guess: bool = True,
         eviction: str = "auto",
+        verify: str = "first",
     ) -> None:
         """Open a model; touches no expert.
 
@@ -88,6 +90,10 @@ class Model:
             eviction: Which experts stay in memory: ``"lru"`` those used last, ``"lfu"`` those used
                 most, ``"slru"`` those used more than once, ``"static"`` the first that came.
                 ``"auto"`` is ``"lfu"``. None of the three changes what is computed.
+            verify: When an expert's bytes are compared with the checksum that ``flashmoe convert``
+                wrote for it: ``"first"``, the first time it is read; ``"always"``, each time, for
+                disks and memory that are not trusted; ``"off"``, never, and damaged bytes are
+                computed with. A checkpoint opened in place has no checksums.
 
         Raises:
             ModelFormatError: A file is not what it must be.
@@ -105,6 +111,8 @@ class Model:
             raise ValueError(f"kv_dtype must be one of {', '.join(KV_DTYPES)}, not {kv_dtype!r}")
         if eviction not in EVICTIONS:
             raise ValueError(f"eviction must be one of {', '.join(EVICTIONS)}, not {eviction!r}")
+        if verify not in VERIFICATIONS:
+            raise ValueError(f"verify must be one of {', '.join(VERIFICATIONS)}, not {verify!r}")
         reading.check(read, read_threads, read_split)
         if experts_per_token is not None and experts_per_token < 1:
             raise ValueError(f"experts_per_token must be at least 1, not {experts_per_token}")
@@ -147,6 +155,7 @@ class Model:
             read_threads=choice.threads,
             read_split=choice.split,
             eviction=eviction,
+            verify=verify,
             overlap=self._device.name == "cpu" if overlap is None else overlap,
             guess=guess,
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from flashmoe import strict_json
 from flashmoe.errors import ModelFormatError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -18,8 +17,6 @@ MAX_TENSORS = 1_000_000
 MAX_DIMS = 8
 MAX_NAME_BYTES = 512
 MAX_BYTES = 2**63 - 1
-
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -156,29 +153,11 @@ def _load_json(text: bytes, name: str) -> dict[str, Any]:
             raise ModelFormatError(f"{name}: {twice[:MAX_NAME_BYTES]!r} is in the header twice")
         return whole
 
-    def constant(word: str) -> NoReturn:
-        raise ModelFormatError(f"{name}: header contains {word[:40]}")
-
-    def number(word: str) -> float:
-        if not math.isfinite(value := float(word)):
-            constant(word)
-        return value
-
     def whole(word: str) -> int | float:
-        return int(word) if number(word) or word == "0" else -0.0  # -0 is no size
+        return int(word) if strict_json.finite(word) or word == "0" else -0.0  # -0 is no size
 
     try:
-        entries = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_constant=constant,
-            parse_float=number,
-            parse_int=whole,
-        )
-        if _HALF.search(text):
-            json.dumps(entries, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ModelFormatError(f"{name}: header has an escape for half a character") from error
+        entries = strict_json.loads(text, object_pairs_hook=unique, parse_int=whole)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         at = error.pos if isinstance(error, json.JSONDecodeError) else error.start
         raise ModelFormatError(f"{name}: header is not JSON at offset {8 + at}: {error}") from error

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flashmoe import strict_json
+
 Schema = Mapping[str, Any]
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]*)>")
@@ -70,12 +72,12 @@ def _whole_characters(call: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, 
 def _hermes(text: str, tools: Sequence[Schema]) -> tuple[str, dict[str, Any]] | None:
     """``{"name": …, "arguments": {…}}``"""
     try:
-        call = json.loads(text)
+        call = strict_json.loads(text, halves=True)
         if not isinstance(call, dict):
             return None
         arguments = call.get("arguments", call.get("parameters", {}))
         if isinstance(arguments, str):
-            arguments = json.loads(arguments) if arguments.strip() else {}
+            arguments = strict_json.loads(arguments, halves=True) if arguments.strip() else {}
     except (ValueError, RecursionError):
         return None
     name = call.get("name")
@@ -191,11 +193,12 @@ def _as(kind: str, value: str) -> Any:
 def _literal(text: str) -> Any:
     """JSON, or the Python literal that some models write instead; None if it is neither."""
     try:
-        return json.loads(text)
+        return strict_json.loads(text, halves=True)
     except (ValueError, RecursionError):
         pass
     try:
         found = ast.literal_eval(text.strip())
-        return json.loads(json.dumps(found))  # sets and bytes are no JSON; keys become strings
+        plain = json.dumps(found, allow_nan=False)  # sets and bytes are no JSON
+        return json.loads(plain)  # keys are strings now
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None

@@ -29,6 +29,7 @@ static fm_model_options options(void)
     if (noise_bits(&seed) % 8 == 0) o.kv = (fm_kv_kind)number();
     if (noise_bits(&seed) % 8 == 0) o.read = (fm_read_kind)number();
     if (noise_bits(&seed) % 8 == 0) o.evict = (fm_evict_kind)number();
+    if (noise_bits(&seed) % 8 == 0) o.verify = (fm_verify_kind)number();
     return o;
 }
 

@@ -95,7 +95,7 @@ static void open_model(model *m, int32_t slots, bool direct, int32_t split, int3
     fm_reader_options how = {m->files, threads, split, direct};
     CHECK(fm_pages_map((size_t)slots * SLOT, &m->memory, NULL) == FM_OK);
     CHECK(fm_reader_open(&how, &m->reader, NULL) == FM_OK);
-    CHECK(fm_expert_store_open(&layout, m->reader, m->memory, SLOT, slots, FM_EVICT_LRU, &m->store, NULL) == FM_OK);
+    CHECK(fm_expert_store_open(&layout, m->reader, m->memory, SLOT, slots, FM_EVICT_LRU, FM_VERIFY_FIRST, &m->store, NULL) == FM_OK);
 }
 
 static void close_model(model *m)

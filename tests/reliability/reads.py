@@ -41,10 +41,15 @@ class Runner:
         read: Way of reading.
         tokens: Length of the answer.
         memory: 0 for the least it runs in, so that experts are read all the time.
+        verify: When checksums are looked at.
     """
 
-    def __init__(self, path: Path, read: str, tokens: int, memory: int = 0) -> None:
-        self.model = in_memory(path, read, memory) if memory else smallest(path, read)
+    def __init__(
+        self, path: Path, read: str, tokens: int, memory: int = 0, verify: str = "first"
+    ) -> None:
+        self.model = (
+            in_memory(path, read, verify, memory) if memory else smallest(path, read, verify)
+        )
         self.tokens = tokens
         self.generator = Generator(self.model, Sampler(temperature=0))
         self.prompt = self.model.tokenizer.encode("The experts are read when")
@@ -60,14 +65,14 @@ class Runner:
         self.model.close()
 
 
-def in_memory(path: Path, read: str, memory: int) -> Model:
-    return Model(path, memory=memory, threads=1, read=read, guess=False)
+def in_memory(path: Path, read: str, verify: str, memory: int) -> Model:
+    return Model(path, memory=memory, threads=1, read=read, guess=False, verify=verify)
 
 
-def smallest(path: Path, read: str) -> Model:
+def smallest(path: Path, read: str, verify: str) -> Model:
     for budget in range(3_000_000, 40_000_000, 200_000):
         try:
-            return in_memory(path, read, budget)
+            return in_memory(path, read, verify, budget)
         except BudgetError:
             continue
     raise SystemExit("the model fits no budget that was tried")
@@ -162,6 +167,28 @@ def flips_on_the_way(path: Path, read: str, tokens: int, step: int, found: Count
             found["wrong afterwards"] += runner.answer() != want
 
 
+def flips_at_any_read(path: Path, read: str, tokens: int, step: int, found: Counter[str]) -> None:
+    """Each read is checked: a bit that changes at a later one is noticed, or nobody needed it."""
+    shim = Shim()
+    with Runner(path, read, tokens, verify="always") as runner:
+        want = runner.answer()
+        shim.heal(Calls.READS)
+        runner.answer()
+        reads = shim.heal(Calls.READS)
+        for at in range(0, reads, step):
+            shim.fail(Calls.READS, How.BIT_FLIP, at)
+            shim.fired(Calls.READS)
+            try:
+                got = runner.answer()
+            except IntegrityError as error:
+                found["bits noticed when an expert is read again"] += "checksum" in str(error)
+            else:
+                found["wrong tokens"] += got != want
+                found["bits in what nobody needed"] += shim.fired(Calls.READS) > 0
+            shim.heal(Calls.READS)
+            found["wrong afterwards"] += runner.answer() != want
+
+
 def flips_on_disk(path: Path, read: str, tokens: int, flips: int, found: Counter[str]) -> None:
     """Bits of records that the answer needs are wrong on the disk."""
     draw = random.Random(5)
@@ -220,6 +247,7 @@ def campaign(reads: list[str], tokens: int, step: int, flips: int, slows: int) -
     for read in reads:
         sweep(path, read, tokens, step, found)
         flips_on_the_way(path, read, tokens, step, found)
+        flips_at_any_read(path, read, tokens, step, found)
     flips_on_disk(path, reads[0], tokens, flips, found)
     slow(path, reads[0], tokens, slows, found)
     return found

@@ -64,6 +64,12 @@ MODEL_OPTIONS = (
         default="auto",
         help="Which experts stay in memory.",
     ),
+    click.option(
+        "--verify",
+        type=click.Choice(["first", "always", "off"]),
+        default="first",
+        help="Check an expert's checksum the first time it is read, each time, or never.",
+    ),
 )
 MODEL_NAMES = (
     "revision",
@@ -78,6 +84,7 @@ MODEL_NAMES = (
     "overlap",
     "guess",
     "eviction",
+    "verify",
 )
 
 SAMPLER_OPTIONS = (

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flashmoe import strict_json
 from flashmoe.server.failures import Failure
-
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse(body: bytes) -> Fields:
@@ -22,11 +19,9 @@ def parse(body: bytes) -> Fields:
         Failure: It is not a JSON object.
     """
     try:
-        value = json.loads(body.decode())
-        if _HALF.search(body):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeError:
-        raise Failure(400, "the body is not UTF-8, or has an escape for half a character") from None
+        value = strict_json.loads(body)
+    except UnicodeDecodeError:
+        raise Failure(400, "the body is not UTF-8") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Failure(400, f"the body is not JSON: {reason}") from None
