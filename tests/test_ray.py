@@ -61,7 +61,7 @@ def ray_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def ray(ray_module: Any) -> Iterator[Any]:
-    """A cluster of this test's own: Ray 2.60 may keep an actor, and its machine, that nobody has."""
+    """A cluster of this test's own: Ray 2.60 may keep an actor, and its machine, for nobody."""
     ray_module.init(
         address="local",
         num_cpus=2,

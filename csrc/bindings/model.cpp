@@ -73,8 +73,8 @@ class Model
   public:
     Model(const std::string &manifest, const std::string &directory, const std::string &device, uint64_t memory, int32_t threads,
           int32_t experts_per_token, const std::string &kv, const std::string &read, int32_t read_threads, int32_t read_split,
-          int32_t prefill_rows, int32_t expert_slots, const std::string &eviction, const std::string &verify,
-          bool overlap, bool guess, const std::string &cache)
+          int32_t read_timeout_ms, int32_t prefill_rows, int32_t expert_slots, const std::string &eviction,
+          const std::string &verify, bool overlap, bool guess, const std::string &cache)
     {
         fm_model_options o = {};
         o.device = device.c_str();
@@ -86,6 +86,7 @@ class Model
         o.read = read_kind(read);
         o.read_threads = read_threads;
         o.read_split = read_split;
+        o.read_timeout_ms = read_timeout_ms;
         o.prefill_rows = prefill_rows;
         o.expert_slots = expert_slots;
         o.evict = choice<fm_evict_kind>(eviction, "eviction",
@@ -409,11 +410,11 @@ void bind_model(nb::module_ &m)
 {
     nb::class_<Model>(m, "Model")
         .def(nb::init<const std::string &, const std::string &, const std::string &, uint64_t, int32_t, int32_t,
-                      const std::string &, const std::string &, int32_t, int32_t, int32_t, int32_t, const std::string &,
+                      const std::string &, const std::string &, int32_t, int32_t, int32_t, int32_t, int32_t, const std::string &,
                       const std::string &, bool, bool, const std::string &>(),
              "manifest"_a, "directory"_a, nb::kw_only(), "device"_a = "cpu", "memory"_a = 0, "threads"_a = 0,
              "experts_per_token"_a = 0, "kv"_a = "f16", "read"_a = "buffered", "read_threads"_a = 0, "read_split"_a = 0,
-             "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "verify"_a = "first",
+             "read_timeout_ms"_a = 0, "prefill_rows"_a = 0, "expert_slots"_a = 0, "eviction"_a = "auto", "verify"_a = "first",
              "overlap"_a = true, "guess"_a = true, "cache"_a = "")
         .def("info", &Model::info)
         .def("check_open", &Model::check_open)

@@ -100,6 +100,7 @@ typedef struct {
     int32_t experts_per_token; /* 0: the model's own */
     int32_t read_threads;      /* reads in flight; 0: 8 */
     int32_t read_split;        /* a record is read in this many pieces; 0: 1 */
+    int32_t read_timeout_ms;   /* FM_IO if no expert comes from the disk for so long; 0: never */
     int32_t prefill_rows;      /* tokens that go through a layer at once; 0: by budget */
     int32_t expert_slots;      /* 0: as many as the budget allows */
     fm_kv_kind kv;
@@ -246,7 +247,7 @@ void fm_session_close(fm_session *session);
 /*
  * Append `n` tokens (1 .. prefill_rows) and compute the logits of the last
  * `wanted` of them (0 .. n) into logits[wanted][vocab_size]. Blocks; returns
- * FM_CANCELLED within one layer of fm_session_cancel.
+ * FM_CANCELLED within one layer of fm_session_cancel, or a tenth of a second where it waits for the disk.
  *
  * All or nothing: after any failure the session's position is what it was.
  * FM_FULL     the tokens would not fit the context

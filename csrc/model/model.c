@@ -31,6 +31,7 @@ static fm_status check_options(const fm_model_options *o, fm_error *err)
         return fm_fail(err, FM_ARGUMENT, "read_threads %d is not in 0 .. 256", o->read_threads);
     if (o->read_split < 0 || o->read_split > 64)
         return fm_fail(err, FM_ARGUMENT, "read_split %d is not in 0 .. 64", o->read_split);
+    if (o->read_timeout_ms < 0) return fm_fail(err, FM_ARGUMENT, "read_timeout_ms %d", o->read_timeout_ms);
     if (o->prefill_rows < 0 || o->prefill_rows > 8192 || o->prefill_rows % 64)
         return fm_fail(err, FM_ARGUMENT, "prefill_rows %d is not a multiple of 64 in 64 .. 8192", o->prefill_rows);
     if (o->experts_per_token < 0) return fm_fail(err, FM_ARGUMENT, "experts_per_token %d", o->experts_per_token);
@@ -55,14 +56,22 @@ static fm_status open_store(fm_model *m, fm_error *err)
 {
     fm_backend *b = m->backend;
     const fm_reader_options how = {m->files, m->options.read_threads, m->options.read_split, m->options.read};
-    const fm_expert_layout layout = {m->manifest.spec.layers, m->manifest.experts, m->files};
 
     if (!m->max_slots) return FM_OK;
     fm_files_expect_random(m->files, m->manifest.files);
     FM_TRY(b->ops->alloc(b, (size_t)m->max_slots * m->slot_bytes, FM_SHARED, &m->slots, err));
     FM_TRY(fm_reader_open(&how, &m->reader, err));
-    return fm_expert_store_open(&layout, m->reader, b->ops->host(m->slots), m->slot_bytes, m->max_slots, m->options.evict,
-                                m->options.verify, &m->store, err);
+    const fm_expert_store_options store = {
+        .layout = {m->manifest.spec.layers, m->manifest.experts, m->files},
+        .reader = m->reader,
+        .memory = b->ops->host(m->slots),
+        .slot_bytes = m->slot_bytes,
+        .slots = m->max_slots,
+        .evict = m->options.evict,
+        .verify = m->options.verify,
+        .patience_ns = (uint64_t)m->options.read_timeout_ms * 1000000u,
+    };
+    return fm_expert_store_open(&store, &m->store, err);
 }
 
 static void tear_down(fm_model *m)

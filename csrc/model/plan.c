@@ -178,7 +178,11 @@ fm_status fm_model_charge(fm_model *model, int64_t bytes, fm_error *err)
     if (slots > (uint64_t)model->max_slots) slots = (uint64_t)model->max_slots;
     if ((int32_t)slots == now) return FM_OK;
     fm_backend *b = model->backend;
-    FM_TRY(fm_expert_store_resize(model->store, (int32_t)slots, b->ops->done(b), err));
+    fm_status status = fm_expert_store_resize(model->store, (int32_t)slots, b->ops->done(b), err);
+    if (status != FM_OK) {
+        if (bytes > 0) model->session_bytes -= (uint64_t)bytes;
+        return status;
+    }
     if ((int32_t)slots < now)
         b->ops->discard(b, model->slots, slots * model->slot_bytes, (size_t)(now - (int32_t)slots) * model->slot_bytes);
     return FM_OK;

@@ -66,11 +66,17 @@ static fm_status open_store(probe *p, const char *directory, const fm_probe_opti
     fm_files_expect_random(p->files, m->files);
     if (o->cold) fm_files_drop_cache(p->files, m->files);
     const fm_reader_options how = {p->files, o->read_threads, o->read_split, o->read};
-    const fm_expert_layout layout = {m->spec.layers, m->experts, p->files};
     FM_TRY(fm_pages_map((size_t)p->slots * p->slot_bytes, &p->memory, err));
     FM_TRY(fm_reader_open(&how, &p->reader, err));
-    return fm_expert_store_open(&layout, p->reader, p->memory, p->slot_bytes, p->slots, FM_EVICT_LRU,
-                                FM_VERIFY_FIRST, &p->store, err);
+    const fm_expert_store_options store = {
+        .layout = {m->spec.layers, m->experts, p->files},
+        .reader = p->reader,
+        .memory = p->memory,
+        .slot_bytes = p->slot_bytes,
+        .slots = p->slots,
+        .evict = FM_EVICT_LRU,
+    };
+    return fm_expert_store_open(&store, &p->store, err);
 }
 
 /* Batches as decoding has them: one token's experts of one layer. */

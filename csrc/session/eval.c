@@ -249,6 +249,22 @@ static void account(const fm_step *s, const fm_store_stats *before, uint64_t sta
     }
 }
 
+static bool is_cancelled(const void *step)
+{
+    return fm_step_cancelled(step);
+}
+
+/* Room for the new rows, and the rows. */
+static fm_status run(fm_step *s, int32_t *at_fault, fm_error *err)
+{
+    for (*at_fault = 0; *at_fault < s->parts; ++*at_fault) {
+        fm_session *session = s->part[*at_fault].session;
+        FM_TRY(fm_state_grow(session, session->position + s->part[*at_fault].n, err));
+    }
+    *at_fault = -1;
+    return forward(s, at_fault, err);
+}
+
 static fm_status eval(const fm_append *part, int32_t parts, int32_t *at_fault, fm_error *err)
 {
     fm_model *m = part->session->model;
@@ -256,10 +272,6 @@ static fm_status eval(const fm_append *part, int32_t parts, int32_t *at_fault, f
 
     fm_model_relieve(m);
     for (*at_fault = 0; *at_fault < parts; rows += part[*at_fault].n, ++*at_fault) FM_TRY(check(&part[*at_fault], rows, err));
-    for (*at_fault = 0; *at_fault < parts; ++*at_fault)
-        FM_TRY(fm_state_grow(part[*at_fault].session, part[*at_fault].session->position + part[*at_fault].n, err));
-    *at_fault = -1;
-
     fm_step step = {
         .part = part,
         .parts = parts,
@@ -275,7 +287,10 @@ static fm_status eval(const fm_append *part, int32_t parts, int32_t *at_fault, f
     fm_store_stats before = store_stats(m);
     fm_trace_step(&m->trace);
     uint64_t started = fm_now_ns();
-    FM_TRY(forward(&step, at_fault, err));
+    if (m->store) fm_expert_store_watch(m->store, is_cancelled, &step);
+    fm_status status = run(&step, at_fault, err);
+    if (m->store) fm_expert_store_watch(m->store, NULL, NULL);
+    if (status != FM_OK) return status;
     for (int32_t i = 0; i < parts; i++) { /* only now: a failure leaves the old states */
         part[i].session->now = !part[i].session->now;
         part[i].session->position += part[i].n;

@@ -3,7 +3,8 @@
 #include "base/hash.h"
 #include "store/expert_store_state.h"
 
-#define GUESSES 4 /* experts read on a guess: what a disk gives while a layer's mixer is computed */
+#define SLICE_NS 20000000u /* who waits for reads looks up so often */
+#define GUESSES 4          /* experts read on a guess: what a disk gives while a layer's mixer is computed */
 
 /* ---- checks of what was read, on a read thread ------------------------------------------ */
 
@@ -72,7 +73,7 @@ static fm_status start(fm_expert_store *s, int32_t layer, bool guess, fm_error *
     fm_read_batch *b = &s->batch;
     b->layer = layer;
     b->guess = guess;
-    b->ready = 0;
+    b->ready = b->quiet = 0;
     for (int32_t i = 0; i < b->n; i++) fm_expert_forget(s, b->slot[i]);
     int32_t n = plan_reads(s);
     FM_TRY(fm_reader_start(s->reader, b->reads, b->group, n, check_expert, s, err));
@@ -96,16 +97,50 @@ static uint64_t bytes_of(const fm_expert_layer *l)
     return bytes;
 }
 
-void fm_expert_settle(fm_expert_store *s)
+/* The disk gives nothing: name the first expert that has not come. */
+static fm_status stalled(const fm_expert_store *s, fm_error *err)
+{
+    const fm_read_batch *b = &s->batch;
+    int32_t i = 0;
+    while (i < b->n - 1 && fm_reader_group_ready(s->reader, i)) i++;
+    const fm_expert_part *part = s->layout.layer[b->layer].part;
+    fm_extent from = part->each ? part->each[b->id[i]] : (fm_extent){part->file, part->base + (uint64_t)b->id[i] * part->stride};
+    return fm_fail(err, FM_IO,
+                   "layer %d expert %d: %s: wanted %u bytes at offset %llu, got no answer in %.3g s: is the disk there?",
+                   b->layer, b->id[i], s->layout.file[from.file].path, part->bytes, (unsigned long long)from.at,
+                   (double)s->patience_ns / 1e9);
+}
+
+/* Wait until more than `known` experts of the batch are in memory, or it is over, or nobody wants to wait any longer. Slices
+ * are counted, not time: the machine may have slept. */
+static fm_status await(fm_expert_store *s, int32_t known, fm_error *err)
+{
+    fm_read_batch *b = &s->batch;
+    fm_status status = FM_OK;
+    uint64_t started = fm_now_ns();
+
+    while (status == FM_OK) {
+        bool over;
+        int32_t ready = fm_reader_progress(s->reader, known, SLICE_NS, &over);
+        b->quiet = ready > b->ready ? 0 : b->quiet + 1;
+        b->ready = ready;
+        if (over || ready > known) break;
+        if (s->stop && s->stop(s->stop_context)) status = fm_fail(err, FM_CANCELLED, "cancelled");
+        else if (s->patience_ns && (uint64_t)b->quiet * SLICE_NS >= s->patience_ns) status = stalled(s, err);
+    }
+    s->stats.wait_ns += fm_now_ns() - started;
+    return status;
+}
+
+fm_status fm_expert_settle(fm_expert_store *s, fm_error *err)
 {
     fm_read_batch *b = &s->batch;
     fm_error why = {0};
     int32_t group = 0;
-    uint64_t started = fm_now_ns();
 
-    if (!b->flying) return;
+    if (!b->flying) return FM_OK;
+    FM_TRY(await(s, b->n, err));
     fm_status status = fm_reader_wait(s->reader, &group, &why);
-    s->stats.wait_ns += fm_now_ns() - started;
     b->flying = false;
     if (status != FM_OK) {
         s->failed = fm_expert_key(s, b->layer, b->id[group]);
@@ -119,6 +154,7 @@ void fm_expert_settle(fm_expert_store *s)
             s->stats.guessed += b->guess;
         } else fm_expert_forget(s, b->slot[i]);
     }
+    return FM_OK;
 }
 
 /* ---- which slots ------------------------------------------------------------------------- */
@@ -164,9 +200,8 @@ static bool read_ahead(fm_expert_store *s, int32_t layer, const int32_t *id, int
     const moment now = {s, done};
     bool over = true;
 
-    if (s->batch.flying) fm_reader_progress(s->reader, -1, &over);
-    if (!over) return true;
-    fm_expert_settle(s);
+    if (s->batch.flying) fm_reader_progress(s->reader, 0, 0, &over);
+    if (!over || fm_expert_settle(s, NULL) != FM_OK) return true;
     most -= fm_evict_fresh(s->evict);
     s->batch.n = 0;
     for (int32_t i = 0; i < n && s->batch.n < most; i++) {
@@ -253,7 +288,7 @@ fm_status fm_expert_store_begin(fm_expert_store *s, int32_t layer, const int32_t
     FM_TRY(check_ids(s, layer, id, k, err));
     if (!look(s, layer, id, k, out) && s->batch.flying) {
         if (s->batch.guess || s->batch.layer != layer) fm_reader_drop(s->reader);
-        fm_expert_settle(s);
+        FM_TRY(fm_expert_settle(s, err));
         look(s, layer, id, k, out);
     }
     for (int32_t i = 0; i < k; i++)
@@ -287,13 +322,8 @@ bool fm_expert_store_arrived(fm_expert_store *s, int32_t slot)
 
 bool fm_expert_store_wait(fm_expert_store *s)
 {
-    bool over = true;
     int32_t before = s->batch.ready;
-    uint64_t started = fm_now_ns();
-    if (!s->batch.flying) return false;
-    s->batch.ready = fm_reader_progress(s->reader, before, &over);
-    s->stats.wait_ns += fm_now_ns() - started;
-    return s->batch.ready > before;
+    return s->batch.flying && await(s, before, NULL) == FM_OK && s->batch.ready > before;
 }
 
 /* How many of the fetch have not arrived; whether one of them is what failed. */
@@ -328,13 +358,12 @@ fm_status fm_expert_store_finish(fm_expert_store *s, fm_error *err)
 
     while (status == FM_OK && count_missing(s, &failed) && !failed) {
         if (fm_expert_store_wait(s)) continue;
-        if (s->batch.flying) fm_expert_settle(s);
-        else status = read_again(s, err);
+        status = s->batch.flying ? fm_expert_settle(s, err) : read_again(s, err);
     }
     if (failed) status = report(s, err);
     unpin(s, s->fetch, s->fetched);
     s->fetched = 0;
-    if (s->batch.flying) fm_reader_progress(s->reader, -1, &over);
-    if (over) fm_expert_settle(s);
+    if (s->batch.flying) fm_reader_progress(s->reader, 0, 0, &over);
+    if (over) fm_expert_settle(s, NULL);
     return status;
 }

@@ -10,9 +10,11 @@
 void fm_expert_store_close(fm_expert_store *s)
 {
     if (!s) return;
-    if (s->batch.flying) { /* no thread writes into the slots any more */
+    if (s->batch.flying) { /* until no thread writes into the slots any more */
+        fm_error why;
+        int32_t group;
         fm_reader_drop(s->reader);
-        fm_expert_settle(s);
+        fm_reader_wait(s->reader, &group, &why);
     }
     fm_evict_close(s->evict);
     free(s->use);
@@ -60,27 +62,33 @@ static fm_status make_tables(fm_expert_store *s, size_t slots, size_t keys, fm_e
     return FM_OK;
 }
 
-fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader, void *memory, size_t slot_bytes, int32_t slots,
-                               fm_evict_kind evict, fm_verify_kind verify, fm_expert_store **out, fm_error *err)
+fm_status fm_expert_store_open(const fm_expert_store_options *o, fm_expert_store **out, fm_error *err)
 {
     fm_expert_store *s = calloc(1, sizeof *s);
     if (!s) return fm_fail(err, FM_MEMORY, "no memory for an expert store");
-    s->layout = *layout;
-    s->reader = reader;
-    s->memory = memory;
-    s->slot_bytes = slot_bytes;
-    s->slots = s->all_slots = slots;
+    s->layout = o->layout;
+    s->reader = o->reader;
+    s->memory = o->memory;
+    s->slot_bytes = o->slot_bytes;
+    s->slots = s->all_slots = o->slots;
+    s->verify = o->verify;
+    s->patience_ns = o->patience_ns;
     s->failed = NOWHERE;
-    s->verify = verify;
-    measure(layout, &s->width, &s->parts);
-    fm_status status = make_tables(s, (size_t)slots, (size_t)layout->layers * (size_t)s->width, err);
-    if (status == FM_OK) status = fm_evict_open(evict, slots, &s->evict, err);
+    measure(&o->layout, &s->width, &s->parts);
+    fm_status status = make_tables(s, (size_t)o->slots, (size_t)o->layout.layers * (size_t)s->width, err);
+    if (status == FM_OK) status = fm_evict_open(o->evict, o->slots, &s->evict, err);
     if (status != FM_OK) {
         fm_expert_store_close(s);
         return status;
     }
     *out = s;
     return FM_OK;
+}
+
+void fm_expert_store_watch(fm_expert_store *s, bool (*stop)(const void *context), const void *context)
+{
+    s->stop = stop;
+    s->stop_context = context;
 }
 
 /* ---- slots ------------------------------------------------------------------------- */
@@ -104,9 +112,9 @@ fm_status fm_expert_store_resize(fm_expert_store *s, int32_t slots, uint64_t don
     if (slots < 1 || slots > s->all_slots) return fm_fail(err, FM_ARGUMENT, "%d slots are not in 1 .. %d", slots, s->all_slots);
     for (int32_t i = slots; i < s->slots; i++)
         if (s->use[i].lent > done || s->use[i].pinned) return fm_fail(err, FM_BUSY, "expert slot %d is in use", i);
-    if (s->batch.flying) {
+    if (s->batch.flying && slots < s->slots) {
         fm_reader_drop(s->reader);
-        fm_expert_settle(s);
+        FM_TRY(fm_expert_settle(s, err));
     }
     for (int32_t i = slots; i < s->slots; i++) fm_expert_forget(s, i);
     fm_evict_resize(s->evict, slots);

@@ -58,11 +58,23 @@ typedef struct {
 
 typedef struct fm_expert_store fm_expert_store;
 
-/* `memory` holds `slots` slots of `slot_bytes` each. The first time an expert is read its finite runs are checked,
- * and its checksum (where there is one) when `verify` says. */
-fm_status fm_expert_store_open(const fm_expert_layout *layout, fm_reader *reader, void *memory, size_t slot_bytes, int32_t slots,
-                               fm_evict_kind evict, fm_verify_kind verify, fm_expert_store **out, fm_error *err);
-void fm_expert_store_close(fm_expert_store *store);
+typedef struct {
+    fm_expert_layout layout;
+    fm_reader *reader;
+    void *memory; /* `slots` slots of `slot_bytes` each */
+    size_t slot_bytes;
+    int32_t slots;
+    fm_evict_kind evict;
+    fm_verify_kind verify; /* of checksums, where there are any; finite runs are checked at the first read */
+    uint64_t patience_ns;  /* FM_IO if no expert comes for so long; 0: never */
+} fm_expert_store_options;
+
+fm_status fm_expert_store_open(const fm_expert_store_options *options, fm_expert_store **out, fm_error *err);
+void fm_expert_store_close(fm_expert_store *store); /* waits for reads in flight, however long; NULL is fine */
+
+/* From now on whoever waits for reads asks `stop` about fifty times a second: true is FM_CANCELLED. NULL: nobody is asked.
+ * Reads that are waited for no longer go on: what they bring is there later, and until then their slots are taken. */
+void fm_expert_store_watch(fm_expert_store *store, bool (*stop)(const void *context), const void *context);
 
 /* A step comes to `layer`, where it needs `distinct` experts. If a pass through all layers needs more than there
  * are slots, what is resident stays, and the rest goes through a few slots. */
@@ -79,6 +91,7 @@ void fm_expert_store_count(fm_expert_store *store, int32_t layer, int32_t expert
  * FM_BUSY       the device still reads too many slots: wait for a ticket, call again; nothing changed
  * FM_ARGUMENT   k is larger than the number of slots
  * FM_IO, FM_INTEGRITY, FM_NUMERIC   one of them was read ahead of time, and that failed
+ * FM_IO, FM_CANCELLED   earlier reads do not end, and are waited for no longer
  */
 fm_status fm_expert_store_begin(fm_expert_store *store, int32_t layer, const int32_t *id, int32_t k, uint64_t done, int32_t *out,
                                 bool *hit, fm_error *err);
@@ -86,13 +99,13 @@ fm_status fm_expert_store_begin(fm_expert_store *store, int32_t layer, const int
 /* Whether a slot that begin gave holds its expert already. */
 bool fm_expert_store_arrived(fm_expert_store *store, int32_t slot);
 
-/* Wait until more of the reads have ended well than at the last call; false: there is no more to come. */
+/* Wait until more of the reads have ended well than at the last call; false: fm_expert_store_finish knows why not. */
 bool fm_expert_store_wait(fm_expert_store *store);
 
 /*
  * Wait until all of them are in memory. After a failure experts that were not read whole are in no slot.
- * FM_IO: read failed or fell short; FM_INTEGRITY: checksum; FM_NUMERIC: NaN or infinity. Messages name
- * layer, expert, file, offset.
+ * FM_IO: read failed, fell short or takes too long; FM_INTEGRITY: checksum; FM_NUMERIC: NaN or infinity. Messages
+ * name layer, expert, file, offset. FM_CANCELLED: fm_expert_store_watch.
  */
 fm_status fm_expert_store_finish(fm_expert_store *store, fm_error *err);
 
@@ -117,7 +130,7 @@ void fm_expert_store_took(fm_expert_store *store, uint64_t ns);
 void fm_expert_store_lend(fm_expert_store *store, const int32_t *slot, int32_t k, uint64_t ticket);
 
 /* Use only the first `slots` slots from now on (1 .. what open was given). Experts above are forgotten.
- * FM_BUSY: a slot above is lent beyond `done`. */
+ * FM_BUSY: a slot above is lent beyond `done`. FM_IO, FM_CANCELLED: reads in flight do not end. */
 fm_status fm_expert_store_resize(fm_expert_store *store, int32_t slots, uint64_t done, fm_error *err);
 
 int32_t fm_expert_store_slots(const fm_expert_store *store);

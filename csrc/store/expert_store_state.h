@@ -24,6 +24,7 @@ typedef struct {
     fm_read *reads;     /* [all_slots * parts] */
     int32_t *group;
     int32_t ready; /* of them in memory, as far as is known */
+    int32_t quiet; /* waits in a row that brought none */
     bool flying, guess;
 } fm_read_batch;
 
@@ -36,6 +37,9 @@ struct fm_expert_store {
     fm_slot_use *use; /* [all_slots] */
     fm_evict *evict;
     fm_verify_kind verify;
+    uint64_t patience_ns;
+    bool (*stop)(const void *context);
+    const void *stop_context;
     int32_t *holds;   /* [all_slots]: layer * width + expert, or NOWHERE */
     int32_t *place;   /* [layers * width]: slot, or NOWHERE; set while the expert is still being read */
     uint8_t *trusted; /* [layers * width]: checked once already */
@@ -62,8 +66,8 @@ static inline int32_t fm_expert_key(const fm_expert_store *s, int32_t layer, int
     return layer * s->width + expert;
 }
 
-/* Wait for what is in flight; what did not arrive is in no slot. */
-void fm_expert_settle(fm_expert_store *store);
+/* Wait for what is in flight; what did not arrive is in no slot. After an error it still is in flight. */
+fm_status fm_expert_settle(fm_expert_store *store, fm_error *err);
 
 /* The slot holds nothing any more. */
 void fm_expert_forget(fm_expert_store *store, int32_t slot);

@@ -227,7 +227,7 @@ fm_status fm_reader_open(const fm_reader_options *options, fm_reader **out, fm_e
     r->threads = ring ? 1 : options->threads;
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->work, NULL);
-    pthread_cond_init(&r->idle, NULL);
+    fm_system_condition(&r->idle);
     fm_status status = ring ? open_ring(r, err) : FM_OK;
     if (status == FM_OK) status = start_threads(r, err);
     if (status != FM_OK) {
@@ -346,10 +346,10 @@ bool fm_reader_group_ready(fm_reader *r, int32_t group)
     return group >= 0 && group < r->groups && atomic_load_explicit(&r->group[group].ready, memory_order_acquire);
 }
 
-int32_t fm_reader_progress(fm_reader *r, int32_t known, bool *over)
+int32_t fm_reader_progress(fm_reader *r, int32_t known, uint64_t ns, bool *over)
 {
     pthread_mutex_lock(&r->lock);
-    while (r->ready <= known && r->done < r->count) pthread_cond_wait(&r->idle, &r->lock);
+    while (r->ready <= known && r->done < r->count && ns && fm_system_wait(&r->idle, &r->lock, ns)) continue;
     int32_t ready = r->ready;
     *over = r->done == r->count;
     pthread_mutex_unlock(&r->lock);

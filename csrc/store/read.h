@@ -74,7 +74,7 @@ void fm_reader_drop(fm_reader *reader);
  * until the next one starts, by the thread that started it; once true, the group's bytes may be used. */
 bool fm_reader_group_ready(fm_reader *reader, int32_t group);
 
-/* Wait until more than `known` groups of the batch are ready, or it is over; -1 does not wait. How many are ready now. */
-int32_t fm_reader_progress(fm_reader *reader, int32_t known, bool *over);
+/* Wait until more than `known` groups of the batch are ready, or it is over, for `ns` at most. How many are ready now. */
+int32_t fm_reader_progress(fm_reader *reader, int32_t known, uint64_t ns, bool *over);
 
 #endif

@@ -20,6 +20,7 @@ class Model:
         read: str = "buffered",
         read_threads: int = 0,
         read_split: int = 0,
+        read_timeout_ms: int = 0,
         prefill_rows: int = 0,
         expert_slots: int = 0,
         eviction: str = "auto",

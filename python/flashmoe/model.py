@@ -54,6 +54,7 @@ class Model:
         read: str = "auto",
         read_threads: int | None = None,
         read_split: int | None = None,
+        read_timeout: float | None = 30.0,
         overlap: bool | None = None,
         guess: bool = True,
         eviction: str = "auto",
@@ -82,6 +83,9 @@ class Model:
                 expert, else what a measurement of the disk, made once, says is fastest.
             read_threads: Reads in flight, 1 to 256. ``None``: by that measurement, else 8.
             read_split: A record is read in 1, 2, 4 or 8 pieces. ``None``: likewise, else 1.
+            read_timeout: Seconds without an expert from a disk that was asked for some; then
+                :class:`ExpertReadError`. ``None`` waits for ever; Ctrl-C works all the same.
+                Closing the model waits until the disk has answered.
             overlap: Compute while experts are being read. ``False`` is the plain order: compute,
                 read, compute. ``None``: ``True`` on the CPU, ``False`` on Metal, whose memory is
                 busy enough with one of the two.
@@ -113,6 +117,8 @@ class Model:
             raise ValueError(f"eviction must be one of {', '.join(EVICTIONS)}, not {eviction!r}")
         if verify not in VERIFICATIONS:
             raise ValueError(f"verify must be one of {', '.join(VERIFICATIONS)}, not {verify!r}")
+        if read_timeout is not None and not 0.1 <= read_timeout <= 86_400:
+            raise ValueError(f"read_timeout must be 0.1 to 86400 seconds, not {read_timeout}")
         reading.check(read, read_threads, read_split)
         if experts_per_token is not None and experts_per_token < 1:
             raise ValueError(f"experts_per_token must be at least 1, not {experts_per_token}")
@@ -154,6 +160,7 @@ class Model:
             read=choice.read,
             read_threads=choice.threads,
             read_split=choice.split,
+            read_timeout_ms=round(1000 * (read_timeout or 0)),
             eviction=eviction,
             verify=verify,
             overlap=self._device.name == "cpu" if overlap is None else overlap,

@@ -218,7 +218,8 @@ static void test_cut_file(fm_read_kind kind)
     path_of(name, path);
     CHECK(fm_files_open(directory, &name, &size, 1, kind, &file, &err) == FM_OK);
     fm_reader_options how = {file, 1, 1, kind};
-    CHECK(fm_reader_open(&how, &reader, &err) == FM_OK && fm_pages_map(1 << 16, &to, &err) == FM_OK);
+    CHECK(fm_reader_open(&how, &reader, &err) == FM_OK);
+    CHECK(fm_pages_map(1 << 16, &to, &err) == FM_OK);
     CHECK(truncate(path, 10100) == 0);
     fm_read read = {0, 4096, 1 << 15, to};
     CHECK(fm_reader_start(reader, &read, &group, 1, NULL, NULL, &err) == FM_OK);
@@ -425,7 +426,8 @@ static void test_signals(const fm_file *file)
     sigset_t one, before, waiting;
 
     signal(SIGUSR1, catch);
-    CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK && fm_pool_open(3, &pool, NULL) == FM_OK);
+    CHECK(fm_reader_open(&how, &reader, NULL) == FM_OK);
+    CHECK(fm_pool_open(3, &pool, NULL) == FM_OK);
     sigemptyset(&one);
     sigaddset(&one, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &one, &before);

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/memory.h"
 #include "check.h"
@@ -13,7 +14,7 @@
 
 /* ---- a pread that can be told to fail -------------------------------------------------- */
 
-enum { FINE, IO_ERROR, END_OF_FILE, ONE_BYTE, INTERRUPTED };
+enum { FINE, IO_ERROR, END_OF_FILE, ONE_BYTE, INTERRUPTED, HANGS };
 static atomic_int calls, fail_at, fail_how, fail_times;
 
 ssize_t pread(int fd, void *to, size_t n, off_t from)
@@ -23,6 +24,9 @@ ssize_t pread(int fd, void *to, size_t n, off_t from)
         case IO_ERROR: errno = EIO; return -1;
         case END_OF_FILE: return 0;
         case INTERRUPTED: errno = EINTR; return -1;
+        case HANGS:
+            while (atomic_load(&fail_how) == HANGS) usleep(1000);
+            break;
         case ONE_BYTE: n = n > 1 && (uintptr_t)to % 4096 ? 1 : n; break; /* a short read, where alignment allows one */
         default: break;
         }
@@ -91,11 +95,19 @@ static void open_model(model *m, int32_t slots, bool direct, int32_t split, int3
         m->part[l][1] = (fm_expert_part){1, 0, 0, m->each[l], PART_B, 5056};
         m->layer[l] = (fm_expert_layer){EXPERTS, 2, m->part[l], 0, NULL, 5056 + PART_B, NULL};
     }
-    fm_expert_layout layout = {LAYERS, m->layer, m->files};
     fm_reader_options how = {m->files, threads, split, direct};
     CHECK(fm_pages_map((size_t)slots * SLOT, &m->memory, NULL) == FM_OK);
     CHECK(fm_reader_open(&how, &m->reader, NULL) == FM_OK);
-    CHECK(fm_expert_store_open(&layout, m->reader, m->memory, SLOT, slots, FM_EVICT_LRU, FM_VERIFY_FIRST, &m->store, NULL) == FM_OK);
+    const fm_expert_store_options store = {
+        .layout = {LAYERS, m->layer, m->files},
+        .reader = m->reader,
+        .memory = m->memory,
+        .slot_bytes = SLOT,
+        .slots = slots,
+        .evict = FM_EVICT_LRU,
+        .patience_ns = 200000000,
+    };
+    CHECK(fm_expert_store_open(&store, &m->store, NULL) == FM_OK);
 }
 
 static void close_model(model *m)
@@ -293,6 +305,53 @@ static void test_ahead(void)
     close_model(&m);
 }
 
+/* True from the third time on. */
+static bool stops(const void *asked)
+{
+    return atomic_fetch_add((atomic_int *)(uintptr_t)asked, 1) >= 2;
+}
+
+/* A disk that gives no answer is waited for as long as is wanted; what it gives later is right. */
+static void test_hanging_disk(void)
+{
+    int32_t id[] = {0, 1, 2}, other[] = {4, 5}, slot[3];
+    fm_error err = {0};
+    for (int first = 0; first < 6; first++) { /* which read hangs */
+        model m;
+        atomic_int asked = 0;
+        open_model(&m, 6, false, 1, 1 + first % 3);
+        fail(first, 1, HANGS);
+        uint64_t started = fm_now_ns();
+        CHECK(fetch(&m, 1, id, 3, slot, &err) == FM_IO); /* by patience */
+        CHECK_THAT(strstr(err.message, "layer 1 expert ") && strstr(err.message, ".bin: wanted 5000 bytes at offset ") &&
+                       strstr(err.message, "no answer in 0.2 s"),
+                   "%s", err.message);
+        CHECK(fm_now_ns() - started >= 200000000);
+        CHECK(fetch(&m, 1, id, 3, slot, &err) == FM_IO); /* it has not come back */
+        fm_expert_store_watch(m.store, stops, &asked);
+        CHECK(fetch(&m, 2, other, 2, slot, &err) == FM_IO || asked >= 3);
+        CHECK(fm_expert_store_resize(m.store, 3, 0, &err) != FM_OK && fm_expert_store_slots(m.store) == 6);
+        fm_expert_store_watch(m.store, NULL, NULL);
+        fail(-1, 0, FINE);
+        CHECK_THAT(fetch(&m, 2, other, 2, slot, &err) == FM_OK, "%s", err.message);
+        CHECK(holds(&m, slot[0], 2, 4) && holds(&m, slot[1], 2, 5));
+        CHECK_THAT(fetch(&m, 1, id, 3, slot, &err) == FM_OK, "%s", err.message);
+        for (int i = 0; i < 3; i++) CHECK(holds(&m, slot[i], 1, id[i]));
+        close_model(&m);
+
+        asked = 0; /* by whoever waits */
+        open_model(&m, 6, false, 1, 1 + first % 3);
+        fm_expert_store_watch(m.store, stops, &asked);
+        fail(first, 1, HANGS);
+        CHECK(fetch(&m, 1, id, 3, slot, &err) == FM_CANCELLED && asked >= 3 && asked <= 4);
+        fm_expert_store_watch(m.store, NULL, NULL);
+        fail(-1, 0, FINE);
+        CHECK_THAT(fetch(&m, 1, id, 3, slot, &err) == FM_OK, "%s", err.message);
+        for (int i = 0; i < 3; i++) CHECK(holds(&m, slot[i], 1, id[i]));
+        close_model(&m);
+    }
+}
+
 static void test_files(void)
 {
     fm_file *files;
@@ -337,6 +396,7 @@ int main(void)
     test_checks();
     test_slots();
     test_ahead();
+    test_hanging_disk();
     for (int f = 0; f < 2; f++) {
         char path[128];
         snprintf(path, sizeof path, "%s/%c.bin", directory, 'a' + f);

@@ -9,14 +9,17 @@ Linux with glibc. Ends with 1 if a token was wrong, a fault unnoticed, or anythi
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -41,15 +44,12 @@ class Runner:
         read: Way of reading.
         tokens: Length of the answer.
         memory: 0 for the least it runs in, so that experts are read all the time.
-        verify: When checksums are looked at.
+        **options: More of the model's.
     """
 
-    def __init__(
-        self, path: Path, read: str, tokens: int, memory: int = 0, verify: str = "first"
-    ) -> None:
-        self.model = (
-            in_memory(path, read, verify, memory) if memory else smallest(path, read, verify)
-        )
+    def __init__(self, path: Path, read: str, tokens: int, memory: int = 0, **options: Any) -> None:
+        options |= {"read": read, "threads": 1, "guess": False}
+        self.model = Model(path, memory=memory, **options) if memory else smallest(path, options)
         self.tokens = tokens
         self.generator = Generator(self.model, Sampler(temperature=0))
         self.prompt = self.model.tokenizer.encode("The experts are read when")
@@ -65,14 +65,10 @@ class Runner:
         self.model.close()
 
 
-def in_memory(path: Path, read: str, verify: str, memory: int) -> Model:
-    return Model(path, memory=memory, threads=1, read=read, guess=False, verify=verify)
-
-
-def smallest(path: Path, read: str, verify: str) -> Model:
+def smallest(path: Path, options: dict[str, Any]) -> Model:
     for budget in range(3_000_000, 40_000_000, 200_000):
         try:
-            return in_memory(path, read, verify, budget)
+            return Model(path, memory=budget, **options)
         except BudgetError:
             continue
     raise SystemExit("the model fits no budget that was tried")
@@ -150,6 +146,40 @@ def slow(path: Path, read: str, tokens: int, times: int, found: Counter[str]) ->
         over.set()
         ticking.join()
     found["longest that another thread stood still, ms"] = int(max(gaps) * 1e3)
+
+
+def given_up(path: Path, read: str, tokens: int, times: int, found: Counter[str]) -> None:
+    """A read takes two seconds, and half a second or Ctrl-C ends the waiting: then all is well."""
+    shim, latest = Shim(), Counter[str]()
+    with Runner(path, read, tokens, read_timeout=0.5) as runner:
+        want = runner.answer()
+        shim.heal(Calls.READS)
+        runner.answer()
+        reads = shim.heal(Calls.READS)
+        for number in range(2 * times):
+            at = reads * (number // 2 + 1) // (times + 1)
+            by_hand = number % 2 == 1
+            what = "Ctrl-C" if by_hand else "time limit"
+            shim.fail(Calls.READS, How.SLOW, at)
+            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+            started = time.monotonic()
+            if by_hand:
+                timer.start()
+            try:
+                found["wrong tokens"] += runner.answer() != want  # a read that nobody waits for
+            except ExpertReadError as error:
+                found["unclear messages"] += "no answer in 0.5 s" not in str(error) or by_hand
+                found[f"given up: {what}"] += 1
+            except KeyboardInterrupt:
+                found[f"given up: {what}"] += 1
+            late = time.monotonic() - started - (0.3 if by_hand else 0.5)
+            timer.cancel()
+            latest[what] = max(latest[what], int(1e3 * late))
+            time.sleep(2)  # the disk answers now
+            shim.heal(Calls.READS)
+            found["wrong afterwards"] += runner.answer() != want
+    for what, ms in latest.items():
+        found[f"latest after the {what}, ms"] = ms
 
 
 def flips_on_the_way(path: Path, read: str, tokens: int, step: int, found: Counter[str]) -> None:
@@ -249,7 +279,9 @@ def campaign(reads: list[str], tokens: int, step: int, flips: int, slows: int) -
         flips_on_the_way(path, read, tokens, step, found)
         flips_at_any_read(path, read, tokens, step, found)
     flips_on_disk(path, reads[0], tokens, flips, found)
-    slow(path, reads[0], tokens, slows, found)
+    if slows:
+        slow(path, reads[0], tokens, slows, found)
+        given_up(path, reads[0], tokens, slows, found)
     return found
 
 

@@ -53,6 +53,13 @@ MODEL_OPTIONS = (
         help="Pieces that an expert's record is read in.",
     ),
     click.option(
+        "--read-timeout",
+        type=click.FloatRange(0.1, 86_400),
+        default=30.0,
+        metavar="SECONDS",
+        help="Give up when the disk gives no expert for so long.  [default: 30]",
+    ),
+    click.option(
         "--overlap/--no-overlap",
         default=None,
         help="Compute while experts are read, or read, then compute.",
@@ -81,6 +88,7 @@ MODEL_NAMES = (
     "read",
     "read_threads",
     "read_split",
+    "read_timeout",
     "overlap",
     "guess",
     "eviction",
