@@ -119,6 +119,31 @@ def test_the_queue_has_an_end(model: flashmoe.Model) -> None:
         submit(engine, "Two and two make", 2)
 
 
+def test_places_are_held_before_the_work(model: flashmoe.Model) -> None:
+    engine = Engine(model, queue=2)
+    kept, left = engine.reserve(), engine.reserve()
+    assert engine.waiting == 2
+    with pytest.raises(flashmoe.QueueFullError, match="2 requests wait"):
+        engine.reserve()
+    with pytest.raises(flashmoe.QueueFullError):
+        submit(engine, "Two and two make", 2)
+    with left:
+        pass
+    left.leave()  # no more than once
+    assert engine.waiting == 1
+    listener = Listener()
+    with kept:
+        engine.submit(request(model, PROMPTS[0], 5), listener.events.put, place=kept)
+    assert listener.text() == alone(model, PROMPTS[0], 5)
+    assert engine.waiting == 0
+    with pytest.raises(flashmoe.ArgumentError), engine.reserve():
+        raise flashmoe.ArgumentError("while it is made ready")
+    assert engine.waiting == 0
+    engine.close()
+    with pytest.raises(flashmoe.ClosedError):
+        engine.reserve()
+
+
 def test_clients_take_turns(model: flashmoe.Model) -> None:
     engine = Engine(model, batch_size=1)
     order: list[str] = []

@@ -32,6 +32,30 @@ class Job:
     deliver: Callable[[Event], object]
 
 
+class Place:
+    """A place in an engine's queue, held while a request is made ready; left with the block."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        """See :meth:`Engine.reserve`.
+
+        Args:
+            leave: Gives it back.
+        """
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        """Give it back, or to the request that takes it. May be called twice."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
 class Engine:
     """Runs requests in shared steps; each layer reads the experts that any of them needs once.
 
@@ -53,7 +77,7 @@ class Engine:
         self._scheduler = Scheduler(model, batch_size)
         self._limit = queue
         self._queues: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._queued = 0
+        self._queued = self._held = 0
         self._jobs: dict[Growing, Job] = {}
         self._changed = threading.Condition()
         self._closing = self._closed = False
@@ -67,22 +91,36 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Requests that do not."""
-        return self._queued + self._scheduler.waiting
+        """Requests that do not, and places that are held for some."""
+        return self._queued + self._held + self._scheduler.waiting
 
-    def check_room(self) -> None:
-        """Whether one more request could be taken now. For any thread.
+    def reserve(self) -> Place:
+        """Hold a place for a request, before the work of making it ready. For any thread.
 
         Raises:
             QueueFullError: Too many wait already.
             ClosedError: The engine was closed.
         """
-        if self._closing:
-            raise ClosedError("the engine is closed")
-        if self.waiting >= self._limit:
-            raise QueueFullError(f"{self.waiting} requests wait already; try again later")
 
-    def submit(self, request: Request, deliver: Callable[[Event], object], client: str = "") -> Job:
+        def leave() -> None:
+            with self._changed:
+                self._held -= 1
+
+        with self._changed:
+            if self._closing:
+                raise ClosedError("the engine is closed")
+            if self.waiting >= self._limit:
+                raise QueueFullError(f"{self.waiting} requests wait already; try again later")
+            self._held += 1
+        return Place(leave)
+
+    def submit(
+        self,
+        request: Request,
+        deliver: Callable[[Event], object],
+        client: str = "",
+        place: Place | None = None,
+    ) -> Job:
         """Take a request. For any thread.
 
         Args:
@@ -90,18 +128,22 @@ class Engine:
             deliver: Called on the engine's thread with every event: a chunk, progress of the
                 prompt, or an error. The last one says so.
             client: Who asks; clients take turns.
+            place: It takes this one; ``None``: one of its own.
 
         Raises:
             QueueFullError: Too many wait already.
             ClosedError: The engine was closed.
         """
         self._check_process()
-        job = Job(self._scheduler.prepare(request), client, deliver)
-        with self._changed:
-            self.check_room()
-            self._queues.setdefault(client, deque()).append(job)
-            self._queued += 1
-            self._changed.notify_all()
+        with place or self.reserve() as held:
+            job = Job(self._scheduler.prepare(request), client, deliver)
+            with self._changed:
+                if self._closing:
+                    raise ClosedError("the engine is closed")
+                held.leave()
+                self._queues.setdefault(client, deque()).append(job)
+                self._queued += 1
+                self._changed.notify_all()
         return job
 
     def cancel(self, job: Job) -> None:

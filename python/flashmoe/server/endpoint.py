@@ -58,9 +58,9 @@ class Call:
         Args:
             prepare: Renders and encodes; runs on another thread.
         """
-        self.service.engine.check_room()  # before any work: who is refused is refused at once
-        running = await run_in_threadpool(prepare)
-        running.start(self.client)
+        with self.service.engine.reserve() as place:  # who is refused is refused before any work
+            running = await run_in_threadpool(prepare)
+            running.start(self.client, place)
         return running
 
     async def whole(

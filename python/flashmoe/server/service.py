@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flashmoe.answer import Chunk, Stats
 from flashmoe.batch import Event, Request
 from flashmoe.chat_prompt import ChatPrompt, chat_prompt
-from flashmoe.engine import Engine
+from flashmoe.engine import Engine, Place
 from flashmoe.errors import ContextLengthError
 from flashmoe.model import Model
 from flashmoe.prefix_cache import PrefixCache
@@ -277,11 +277,12 @@ class Running:
         self.reasoning = self.content = ""
         self.tool_calls: Sequence[ToolCall] = ()
 
-    def start(self, client: str) -> None:
+    def start(self, client: str, place: Place | None = None) -> None:
         """Put it into the queue; on the event loop's thread.
 
         Args:
             client: Who asks; clients take turns.
+            place: Held in the queue for it.
         """
         loop = asyncio.get_running_loop()
         self._until = loop.time() + self._service.settings.request_timeout
@@ -289,7 +290,7 @@ class Running:
         def deliver(event: Event) -> None:
             loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-        self._job = self._service.engine.submit(self._request, deliver, client)
+        self._job = self._service.engine.submit(self._request, deliver, client, place)
         self.stats = self._job.growing.meter.stats
 
     def close(self) -> None:
