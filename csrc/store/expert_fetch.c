@@ -34,6 +34,12 @@ static fm_status check_expert(void *context, int32_t group, fm_error *err)
 
 /* ---- a batch of reads ---------------------------------------------------------------------- */
 
+static fm_extent extent_of(const fm_expert_part *part, int32_t expert)
+{
+    if (part->each) return part->each[expert];
+    return (fm_extent){part->file, part->base + (uint64_t)expert * part->stride};
+}
+
 /* Parts that follow each other in file and slot are one read. */
 static int32_t plan_reads(fm_expert_store *s)
 {
@@ -43,11 +49,10 @@ static int32_t plan_reads(fm_expert_store *s)
 
     for (int32_t i = 0; i < b->n; i++) {
         uint8_t *slot = s->memory + (size_t)b->slot[i] * s->slot_bytes;
-        uint64_t expert = (uint64_t)b->id[i];
         int32_t first = n;
         for (int32_t p = 0; p < l->parts; p++) {
             const fm_expert_part *part = &l->part[p];
-            fm_extent from = part->each ? part->each[expert] : (fm_extent){part->file, part->base + expert * part->stride};
+            fm_extent from = extent_of(part, b->id[i]);
             fm_read *last = n > first ? &b->reads[n - 1] : NULL;
             if (last && last->file == from.file && last->from + last->bytes == from.at &&
                 last->to + last->bytes == slot + part->at) {
@@ -104,9 +109,10 @@ static fm_status stalled(const fm_expert_store *s, fm_error *err)
     int32_t i = 0;
     while (i < b->n - 1 && fm_reader_group_ready(s->reader, i)) i++;
     const fm_expert_part *part = s->layout.layer[b->layer].part;
-    fm_extent from = part->each ? part->each[b->id[i]] : (fm_extent){part->file, part->base + (uint64_t)b->id[i] * part->stride};
+    fm_extent from = extent_of(part, b->id[i]);
     return fm_fail(err, FM_IO,
-                   "layer %d expert %d: %s: wanted %u bytes at offset %llu, got no answer in %.3g s: is the disk there?",
+                   "layer %d expert %d: %s: wanted %u bytes at offset %llu, got no answer in %.3g s (read_timeout): "
+                   "is the disk there?",
                    b->layer, b->id[i], s->layout.file[from.file].path, part->bytes, (unsigned long long)from.at,
                    (double)s->patience_ns / 1e9);
 }
@@ -244,8 +250,7 @@ static fm_status check_ids(const fm_expert_store *s, int32_t layer, const int32_
 static fm_status report(fm_expert_store *s, fm_error *err)
 {
     int32_t layer = s->failed / s->width, expert = s->failed % s->width;
-    const fm_expert_part *part = s->layout.layer[layer].part;
-    int32_t file = part->each ? part->each[expert].file : part->file;
+    int32_t file = extent_of(s->layout.layer[layer].part, expert).file;
     s->failed = NOWHERE;
     if (s->status == FM_IO) return fm_fail(err, s->status, "layer %d expert %d: %s", layer, expert, s->why.message);
     return fm_fail(err, s->status, "layer %d expert %d (%s): %s", layer, expert, s->layout.file[file].path, s->why.message);
