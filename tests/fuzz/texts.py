@@ -63,9 +63,9 @@ def _parts(pieces: Sequence[str], style: str, thinking: bool) -> tuple[Any, ...]
         deltas += parser.push(piece)
     deltas += parser.finish()
     calls = tool_calls_of(deltas)
-    assert [c.arguments for c in calls] == [c.arguments for c in parser.tool_calls] or (
-        "NaN" in str(calls)
-    ), "the deltas tell other calls"
+    assert [c.arguments for c in calls] == [c.arguments for c in parser.tool_calls], (
+        "the deltas tell other calls"
+    )
     for delta in deltas:
         json.dumps(delta.text, ensure_ascii=False).encode()  # it goes to clients as UTF-8
     said = [(c.name, repr(c.arguments)) for c in parser.tool_calls]
@@ -100,7 +100,8 @@ def check_call(data: bytes) -> None:
         call = parse_call(text, style, offered)
         if call is not None:
             assert isinstance(call[0], str) and isinstance(call[1], dict)
-            json.loads(json.dumps(call[1], ensure_ascii=False))
+            again = json.loads(json.dumps(call[1], ensure_ascii=False, allow_nan=False))
+            assert again == call[1], "its arguments are no JSON"
 
 
 def _call_seeds() -> list[bytes]:
