@@ -1,7 +1,7 @@
-"""A server among bad clients: garbage, slow heads, floods, hang-ups, no readers, wrong keys.
+"""A server among bad clients: garbage, slow heads, floods, hang-ups, no readers, grammars, keys.
 
 ``python tests/reliability/server.py`` starts ``flashmoe serve --demo`` and prints a line for each;
-``--scale 0.1`` does a tenth of it.
+``--scale 0.1`` does a tenth of it, ``--only garbage --scale 34`` a million damaged requests.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from grammar_bombs import bombs
 
 KEY = "k" * 32
 CHAT = "/v1/chat/completions"
@@ -68,6 +72,9 @@ class Server:
     def metric(self, name: str) -> float:
         lines = self.get("/metrics")[1].decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    def metric_lines(self) -> int:
+        return len(self.get("/metrics")[1].splitlines())
 
     def memory(self) -> int:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
@@ -130,11 +137,16 @@ def garbage(server: Server, scale: float) -> str:
         b"a" * 70000,
     ]
     answers: Counter[str] = Counter()
+    server.get(CHAT, question("Hi", max_tokens=1))
+    lines = server.metric_lines()
     before, start = server.memory(), time.monotonic()
     with Health(server) as health:
         for _ in range(int(30_000 * scale)):
             data = bytearray(rng.choice(seeds))
-            for _ in range(rng.randrange(1, 5)):
+            if rng.random() < 0.1:  # whole, but nothing that there is
+                odd = f"{rng.choice('GPX')}{rng.randrange(99)} /{rng.random()} HTTP/1.1\r\n"
+                data[:] = f"{odd}Host: localhost\r\nX-{rng.random()}: a\r\n\r\n".encode()
+            for _ in range(rng.randrange(0, 5)):
                 at = rng.randrange(len(data) + 1)
                 match rng.randrange(4):
                     case 0:
@@ -159,7 +171,8 @@ def garbage(server: Server, scale: float) -> str:
     wrong = sum(n for status, n in answers.items() if status.startswith("5"))
     return (
         f"{sum(answers.values())} damaged requests in {time.monotonic() - start:.0f} s: "
-        f"{dict(answers.most_common())}, {wrong} of 5xx, {grown:+.1f} MB, {health}"
+        f"{dict(answers.most_common())}, {wrong} of 5xx, {grown:+.1f} MB, "
+        f"{server.metric_lines() - lines} more lines of /metrics, {health}"
     )
 
 
@@ -314,12 +327,42 @@ def wrong_keys(server: Server, scale: float) -> str:
     return f"{a + b} wrong keys: medians {medians}, p = {p:.2f}"
 
 
+def grammars(server: Server, scale: float) -> str:
+    """Small ones that are large to compile, and thousands that nobody asks for again."""
+    longest, slowest, most = 0.0, "", server.memory()
+    with Health(server) as health:
+        for name, wanted in bombs():
+            start = time.monotonic()
+            status, _ = server.get(CHAT, question("Hi", max_tokens=3, response_format=wanted))
+            took = time.monotonic() - start
+            assert status in (200, 400), (name, status)
+            if took > longest:
+                longest, slowest = took, name
+            most = max(most, server.memory())
+    many, memory = int(10_000 * scale) or 1, []
+    start = time.monotonic()
+    for i in range(many):
+        properties = {f"p{i}": {"type": "string", "maxLength": 3}}
+        schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        status, _ = server.get(CHAT, question("Hi", max_tokens=1, response_format=wanted))
+        assert status == 200, status
+        if i % max(1, many // 10) == 0:
+            memory.append(server.memory())
+    return (
+        f"the longest took {longest:.2f} s ({slowest}), at most {most / 1e6:.0f} MB, {health}; "
+        f"{many} schemas: {1e3 * (time.monotonic() - start) / many:.1f} ms each, memory "
+        f"{[round(m / 1e6, 1) for m in [*memory, server.memory()]]} MB"
+    )
+
+
 CAMPAIGNS: dict[str, Callable[[Server, float], str]] = {
     "garbage": garbage,
     "slow heads": slow_heads,
     "flood": flood,
     "hang-ups": hang_ups,
     "no readers": no_readers,
+    "grammars": grammars,
 }
 
 
