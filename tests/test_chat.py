@@ -160,6 +160,13 @@ def test_rich_values_become_plain_ones() -> None:
     class Mood(enum.StrEnum):
         GOOD = "good"
 
+    class Level(enum.IntEnum):
+        LOW = 3
+
+    class Share(float):
+        def __str__(self) -> str:
+            return "harm"
+
     @dataclasses.dataclass
     class Message:
         role: str
@@ -176,9 +183,9 @@ def test_rich_values_become_plain_ones() -> None:
         b=np.bool_(False),
         c=np.float32(0.5),
         d=object(),
-        e=(1, np.zeros(2)),
+        e=(Level.LOW, Share(0.25), np.zeros(2)),
     )
-    assert text == 'data,dumped,good,[3, false, 0.5, "<object>", [1, "<ndarray>"]]'
+    assert text == 'data,dumped,good,[3, false, 0.5, "<object>", [3, 0.25, "<ndarray>"]]'
 
 
 def test_reasoning_is_known_under_every_name() -> None:

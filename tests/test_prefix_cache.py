@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,31 @@ def test_files_of_another_model_are_left_alone(checkpoint, model, tmp_path):
         foreign = PrefixCache(other, memory=0, directory=tmp_path, disk=ROOM)
         assert foreign.restore(other.new_session(), np.append(ids, 1).astype(np.int32)) == 0
     assert len(list(tmp_path.glob("*.prefix"))) == 1
+
+
+def test_only_its_own_files_are_touched(model, tmp_path):
+    """What others keep there stays; what a writer left unfinished long ago goes."""
+    cache = PrefixCache(model, memory=0, directory=tmp_path, disk=1 << 20)
+    for name, age in (("notes.txt", 9000), (".a.prefix.b.tmp", 10), (".c.prefix.d.tmp", 9000)):
+        (tmp_path / name).write_bytes(b"x" * (2 << 20))
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    ids = stored(model, cache, 40)
+    cache.flush()
+    names = {p.name for p in tmp_path.iterdir()}
+    assert len(names) == 3 and {"notes.txt", ".a.prefix.b.tmp"} < names
+    assert cache.restore(model.new_session(), np.append(ids, 1).astype(np.int32)) == 40
+    cache.close()
+
+
+def test_what_is_larger_than_the_whole_directory_may_be_is_not_kept(model, tmp_path):
+    cache = PrefixCache(model, memory=0, directory=tmp_path / "deep" / "er", disk=1000)
+    ids = stored(model, cache, 40)
+    cache.flush()
+    assert not list(tmp_path.rglob("*.prefix"))
+    assert cache.restore(model.new_session(), np.append(ids, 1).astype(np.int32)) == 0
+    (tmp_path / "deep" / "er").rmdir()
+    assert cache.stats()["disk_bytes"] == 0
+    cache.close()
 
 
 def test_two_processes_share_a_directory(checkpoint, model, tmp_path):
