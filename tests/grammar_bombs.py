@@ -30,6 +30,7 @@ def bombs() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "backtracking", regex("(a+)+" * 200 + "b")
     yield "classes", regex(r"[\w\W]{0,50000}" * 20)
     yield "stars", regex("(.*)*" * 3000)
+    yield "anything 30,000 times", regex(".*" * 30_000)
     yield "unicode", regex(r"\p{L}{1,2000}" * 100)
     yield "intersections", {"type": "grammar", "grammar": "start: " + "a & " * 2000 + "a\na: /x/"}
     yield "100 deep", schema(nested(100))
@@ -55,6 +56,8 @@ def bombs() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "a far address", schema({"$ref": "http://198.51.100.7/schema.json"})
     yield "a file", schema({"$ref": "file:///etc/passwd"})
     yield "an odd pattern", schema({"type": "string", "pattern": "(a{999}){999}(?=x)"})
+    several = [{"pattern": f"a{i}"} for i in range(50)]
+    yield "patterns that all hold", schema({"type": "string", "allOf": several})
     yield "a number", schema({"type": "number", "multipleOf": 1e-300, "minimum": 1e308})
     yield "left recursion", {"type": "grammar", "grammar": 'start: start start | "a" |'}
     yield "rules", {"type": "grammar", "grammar": "\n".join(

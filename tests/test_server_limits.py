@@ -316,7 +316,7 @@ def test_grammars_that_explode(client: Client, name: str, wanted: dict[str, Any]
     status, _, text = client.ask("POST", CHAT, body)
     took = time.monotonic() - start
     assert status in (200, 400), text
-    assert took < 5, took  # of a machine that does other things; 1 s alone
+    assert took < 4, took  # 1 s to try and less to compile, and what a loaded machine adds
 
 
 def test_a_schema_deeper_than_anything(client: Client) -> None:

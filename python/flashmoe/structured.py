@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,9 @@ MAX_SCHEMA_BYTES = 64 * 1024
 
 MAX_RULES = 500
 """Most rules of a grammar: a chain of thousands overflows the stack of llguidance 1.9."""
+
+LEXER_FUEL = 200_000
+"""Work on the expressions of one grammar: a fifth of llguidance's own limit."""
 
 MAX_COMPILED = 64
 """Compiled grammars that a tokenizer keeps."""
@@ -56,6 +59,10 @@ class Constraint(Protocol):
         Args:
             token: Its id.
         """
+
+
+Trial = Callable[[str, str], None]
+"""Takes a grammar and what it is, and raises if it must not be compiled in this process."""
 
 
 class ConstraintFactory:
@@ -119,17 +126,20 @@ class Grammars:
             )
         except Exception as error:
             raise ArgumentError(f"llguidance cannot use this tokenizer: {error}") from error
-        self._limits = llguidance.LLParserLimits(verbose_errors=False)
+        self._limits = llguidance.LLParserLimits(
+            verbose_errors=False, initial_lexer_fuel=LEXER_FUEL
+        )
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
         self.mask_words = (self._tokenizer.vocab_size + 31) // 32
 
-    def compile(self, grammar: str, what: str) -> llguidance.LLMatcher:
+    def compile(self, grammar: str, what: str, trial: Trial | None = None) -> llguidance.LLMatcher:
         """A matcher at the start of a grammar; only to be copied.
 
         Args:
             grammar: In llguidance's own form.
             what: What it is, for errors.
+            trial: Refuses what must not be compiled here.
 
         Raises:
             ArgumentError: It is not valid, or above a limit.
@@ -140,6 +150,8 @@ class Grammars:
             if grammar in self._compiled:
                 self._compiled.move_to_end(grammar)
                 return self._compiled[grammar]
+        if trial is not None:
+            trial(grammar, what)
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise ArgumentError(f"{what}: {matcher.get_error()}")
@@ -148,6 +160,21 @@ class Grammars:
             while len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
         return matcher
+
+    def try_out(self, grammar: str, what: str) -> None:
+        """Compile a grammar and find what may be said first.
+
+        Args:
+            grammar: In llguidance's own form.
+            what: What it is, for errors.
+
+        Raises:
+            ArgumentError: As :meth:`compile`; or nothing can be said.
+        """
+        matcher = self.copy(self.compile(grammar, what))
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise ArgumentError(f"{what}: {matcher.get_error()}")
 
     def copy(self, matcher: llguidance.LLMatcher) -> llguidance.LLMatcher:
         """An independent matcher in the same state.
@@ -240,6 +267,7 @@ def compile_constraint(
     tool_choice: str | Mapping[str, Any] | None = None,
     style: str | None = None,
     in_reasoning: bool = False,
+    trial: Trial | None = None,
 ) -> ConstraintFactory | None:
     """Compile what an answer must follow.
 
@@ -254,6 +282,7 @@ def compile_constraint(
             answer a call; ``None``, ``"auto"`` and ``"none"`` leave it free.
         style: How the checkpoint writes calls: ``"hermes"`` or ``"xml"``.
         in_reasoning: The prompt ends inside reasoning: that stays free, and the rest follows.
+        trial: What a new grammar must pass before it is compiled here.
 
     Returns:
         ``None`` if nothing constrains the answer.
@@ -283,7 +312,7 @@ def compile_constraint(
         assert response_format is not None
         grammar, what = _grammar(kind, response_format), f"response_format of type {kind!r}"
     reasoning = _closing(tokenizer) if in_reasoning else None
-    return ConstraintFactory(grammars, grammars.compile(grammar, what), reasoning)
+    return ConstraintFactory(grammars, grammars.compile(grammar, what, trial), reasoning)
 
 
 def compile_chat_constraint(
@@ -292,6 +321,7 @@ def compile_chat_constraint(
     prompt: str,
     tools: Sequence[Any] | None = None,
     tool_choice: str | Mapping[str, Any] | None = None,
+    trial: Trial | None = None,
 ) -> ConstraintFactory | None:
     """Compile what the answer to a rendered conversation must follow.
 
@@ -301,6 +331,7 @@ def compile_chat_constraint(
         prompt: The conversation; if it ends inside reasoning, that stays free.
         tools: JSON schemas in the OpenAI form, or Python functions.
         tool_choice: See :func:`compile_constraint`.
+        trial: See :func:`compile_constraint`.
     """
     from flashmoe.chat import tool_schemas
     from flashmoe.reply import starts_in_reasoning, tool_style
@@ -313,6 +344,7 @@ def compile_chat_constraint(
         tool_choice=tool_choice,
         style=tool_style("\n".join(template.sources.values())) if template else None,
         in_reasoning=starts_in_reasoning(prompt),
+        trial=trial,
     )
 
 

@@ -138,7 +138,11 @@ class Tokenizer:
         """Compiles what answers must follow, and keeps it."""
         from flashmoe.structured import Grammars
 
-        return Grammars(self._backend.to_str(), self.vocab_size, self.eos_token_ids)
+        return Grammars(*self.grammar_source())
+
+    def grammar_source(self) -> tuple[str, int, list[int]]:
+        """What :class:`Grammars` takes, plain: tokenizer.json, ids there are, ids that end."""
+        return self._backend.to_str(), self.vocab_size, sorted(self.eos_token_ids)
 
     @property
     def bos_token(self) -> str | None:

@@ -13,6 +13,7 @@ from flashmoe.batch import Event, Request
 from flashmoe.chat_prompt import ChatPrompt, chat_prompt
 from flashmoe.engine import Engine, Place
 from flashmoe.errors import ContextLengthError
+from flashmoe.grammar_worker import GrammarWorker
 from flashmoe.model import Model
 from flashmoe.prefix_cache import PrefixCache
 from flashmoe.prefix_points import stable_tokens
@@ -129,10 +130,11 @@ class Service:
                 directory=settings.prefix_directory,
                 disk=settings.prefix_disk,
             )
-        self._worker = TemplateWorker()
+        self._templates = TemplateWorker()
+        self._grammars = GrammarWorker(model.tokenizer)
         template = model.tokenizer.chat_template
-        if template and TemplateWorker.possible():
-            template = template.rendered_by(self._worker)
+        if template and self._templates.possible():
+            template = template.rendered_by(self._templates)
         self._template = template
         self._style = tool_style("\n".join(template.sources.values())) if template else None
 
@@ -196,7 +198,8 @@ class Service:
         self.engine.close()
         if self.prefixes is not None:
             self.prefixes.close()
-        self._worker.close()
+        self._templates.close()
+        self._grammars.close()
 
     def _render(self, ask: Ask, **options: Any) -> ChatPrompt:
         options = {**ask.template_options, **options}
@@ -217,8 +220,9 @@ class Service:
             return None
         from flashmoe.structured import compile_chat_constraint
 
+        trial = self._grammars if self._grammars.possible() else None
         return compile_chat_constraint(
-            self.model.tokenizer, ask.response_format, prompt, ask.tools, choice
+            self.model.tokenizer, ask.response_format, prompt, ask.tools, choice, trial
         )
 
     def _request(
