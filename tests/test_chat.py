@@ -557,6 +557,7 @@ def test_absent_arguments_become_an_empty_object() -> None:
             {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
             "are list, not a JSON object",
         ),
+        ({"role": "system", "content": 7}, "content of a system message is int, not a text"),
     ],
 )
 def test_messages_that_cannot_be_used_are_refused(message: Any, error: str) -> None:

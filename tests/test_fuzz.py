@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fuzz.core import CORPUS, NAMES
+from fuzz.directories import TARGETS as DIRECTORIES
 from fuzz.files import TARGETS as FILES
 from fuzz.harness import HANG_SECONDS, Target, run
 from fuzz.texts import TARGETS as TEXTS
 from fuzz.texts import close
 
-TARGETS = (*FILES, *TEXTS)
+TARGETS = (*FILES, *TEXTS, *DIRECTORIES)
 SECONDS = 1.2
 
 
@@ -53,6 +57,24 @@ def test_a_broken_parser_is_found() -> None:
     )
     assert len(report.findings) > 20  # and the run ends early
     assert report.cases < 200
+
+
+def coverage(*more: str) -> subprocess.CompletedProcess[str]:
+    """Counts in a process of its own: this one has run inputs already."""
+    command = [sys.executable, Path(__file__).parent / "fuzz" / "run.py", "--coverage", "python"]
+    return subprocess.run([*command, *more], capture_output=True, text=True)
+
+
+def test_kept_inputs_reach_the_lines_of_the_parsers() -> None:
+    done = coverage()
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "all of Python" in done.stdout
+
+
+def test_lines_that_no_input_reaches_are_counted() -> None:
+    done = coverage("--only", "index", "prefix")
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "flashmoe.prefix_files" in done.stdout and "not reached: [" in done.stdout
 
 
 def test_the_corpus_is_small() -> None:

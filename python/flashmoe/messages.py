@@ -135,6 +135,11 @@ def _renders_late_system(template: ChatTemplate) -> bool:
 
 def _merge_system(messages: list[Message]) -> list[Message]:
     texts = [_content_text(message) or "" for message in messages if message["role"] == "system"]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TemplateError(
+                f"the content of a system message is {type(text).__name__}, not a text"
+            )
     others = [message for message in messages if message["role"] != "system"]
     return [{"role": "system", "content": "\n\n".join(filter(None, texts))}, *others]
 

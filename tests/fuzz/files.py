@@ -7,7 +7,8 @@ import json
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -15,15 +16,21 @@ from typing import Any
 
 import numpy as np
 
+import layouts
+from flashmoe.chat_prompt import chat_prompt
 from flashmoe.checkpoint import read_config_json, read_index
+from flashmoe.errors import FlashMoEError, ModelFormatError
 from flashmoe.families import read_config, text_config
 from flashmoe.manifest import Manifest, check_file_name
 from flashmoe.prefix_files import read as read_prefix
 from flashmoe.prefix_files import write as write_prefix
 from flashmoe.quantization import read_quantization
-from flashmoe.safetensors import DTYPE_BITS, parse_header
+from flashmoe.safetensors import DTYPE_BITS, parse_header, read_header
+from flashmoe.structured import compile_constraint
 from flashmoe.tokenizer import Tokenizer
-from fuzz.harness import Target
+from flashmoe.tool_calls import tool_style
+from fuzz import by_hand
+from fuzz.harness import CORPUS, Target
 from fuzz.mutate import damage_bytes, damage_tree, dumped, json_mutator, text_mutator
 
 TESTS = Path(__file__).parent.parent
@@ -31,7 +38,7 @@ CONFIGS = TESTS / "data" / "configs"
 
 
 @cache
-def _scratch() -> Path:
+def scratch() -> Path:
     """A folder of this process, in memory where there is such a file system."""
     memory = Path("/dev/shm")
     folder = tempfile.mkdtemp(prefix="flashmoe_fuzz_", dir=memory if memory.is_dir() else None)
@@ -63,9 +70,17 @@ def _safetensors_seeds() -> list[bytes]:
     return [several + bytes(24), _header(a=_one("F32", [2, 3], 0, 24)) + bytes(24), _header()]
 
 
+def _odd_safetensors() -> list[bytes]:
+    return [struct.pack("<Q", len(text)) + text.encode() + b"a" for text in by_hand.SAFETENSORS]
+
+
 def check_safetensors(data: bytes) -> None:
     """A whole file: header, then as many bytes as there are."""
-    header = parse_header(data, len(data), "x.safetensors")
+    path = scratch() / "x.safetensors"
+    path.write_bytes(data)
+    header = read_header(path)
+    with suppress(ModelFormatError):  # of a file elsewhere the first bytes alone are read
+        assert parse_header(data[: len(data) // 2], len(data), path.name) == header
     at = header.file_size - sum(t.nbytes for t in header.tensors.values())
     for tensor in sorted(header.tensors.values(), key=lambda t: (t.at, t.nbytes)):
         assert tensor.at == at, "tensors do not lie one after another"
@@ -93,7 +108,7 @@ def _mutate_safetensors(rng: Random, data: bytes, others: Sequence[bytes]) -> by
 
 
 def _check_index(data: bytes) -> None:
-    path = _scratch() / "model.safetensors.index.json"
+    path = scratch() / "model.safetensors.index.json"
     path.write_bytes(data)
     for file in read_index(path).values():
         check_file_name(file)
@@ -107,8 +122,8 @@ def _index_seeds() -> list[bytes]:
 
 def check_config(data: bytes) -> None:
     """A whole config.json, up to the spec and the number formats."""
-    (_scratch() / "config.json").write_bytes(data)
-    config = read_config_json(_scratch())
+    (scratch() / "config.json").write_bytes(data)
+    config = read_config_json(scratch())
     _, spec = read_config(config)
     spec.validate()
     read_quantization(config, text_config(config))
@@ -137,7 +152,12 @@ def config_seeds() -> list[bytes]:
     return [*seeds, json.dumps(yarn).encode(), json.dumps(fp8).encode()]
 
 
-_CONFIG_KEYS = (
+def _odd_configs() -> list[bytes]:
+    own = json.dumps(layouts.config("qwen3_5_moe")).encode()
+    return [by_hand.edited(own, *changes) for changes in by_hand.CONFIG]
+
+
+CONFIG_KEYS = (
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "truncate", "beta_fast",
     "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "rope_scaling", "rope_parameters",
     "original_max_position_embeddings", "text_config", "quantization", "quantization_config",
@@ -148,14 +168,22 @@ _CONFIG_KEYS = (
 
 
 def _manifest_seeds() -> list[bytes]:
-    folder = TESTS / "fuzz" / "corpus" / "manifest"
+    folder = CORPUS / "manifest"
     return [(folder / f"seed-{name}").read_bytes() for name in ("sample", "packed", "dense")]
+
+
+def _odd_manifests() -> list[bytes]:
+    """Those of the core's reader, too."""
+    folder = CORPUS / "manifest"
+    texts = [
+        ((folder / f"seed-{name}").read_text().replace(old, new)).encode()
+        for name, old, new in by_hand.MANIFEST
+    ]
+    return [*texts, *(path.read_bytes() for path in sorted(folder.glob("*")))]
 
 
 def check_manifest(data: bytes) -> None:
     """A manifest.fm; what is taken is written back and read alike."""
-    from flashmoe.errors import ModelFormatError
-
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError as error:  # as the opening of a packed directory does
@@ -177,13 +205,13 @@ _MANIFEST_WORDS = (
 
 @cache
 def _prefix_file() -> bytes:
-    path = _scratch() / "seed.prefix"
+    path = scratch() / "seed.prefix"
     write_prefix(path, 7, np.arange(3, dtype=np.int32), np.arange(40, dtype=np.uint8))
     return path.read_bytes()
 
 
 def _check_prefix(data: bytes) -> None:
-    path = _scratch() / "x.prefix"
+    path = scratch() / "x.prefix"
     path.write_bytes(data)
     ids, snapshot = read_prefix(path, 7)
     assert len(data) == 40 + 4 * len(ids) + len(snapshot)
@@ -240,6 +268,10 @@ _TOKENIZER_FILES = {
     },
     "generation_config.json": {"eos_token_id": [12, 0], "temperature": 0.7, "do_sample": False},
     "config.json": {"eos_token_id": 12, "text_config": {"eos_token_id": 0}},
+    "special_tokens_map.json": None,
+    "chat_template.json": None,
+    "chat_template.jinja": None,
+    "additional_chat_templates/tool_use.jinja": None,
 }  # fmt: skip
 _TOKENIZER_KEYS = (
     "type", "BPE", "WordPiece", "Unigram", "WordLevel", "ByteLevel", "Metaspace", "Sequence",
@@ -277,26 +309,42 @@ def _tokenizer_seeds() -> list[bytes]:
     return seeds
 
 
+def _odd_tokenizers() -> list[bytes]:
+    sound = json.dumps(_TOKENIZER_FILES).encode()
+    return [by_hand.edited(sound, *changes) for changes in by_hand.TOKENIZER]
+
+
 def check_tokenizer(data: bytes) -> None:
     """Load a directory, then encode and decode with it."""
     try:
         files = json.loads(data)
     except (ValueError, RecursionError):
         files = {"tokenizer.json": data.decode("utf-8", "replace")}
-    folder = _scratch() / "tokenizer"
-    folder.mkdir(exist_ok=True)
+    folder = scratch() / "tokenizer"
+    (folder / "additional_chat_templates").mkdir(parents=True, exist_ok=True)
     for name in _TOKENIZER_FILES:
         value = files.get(name) if isinstance(files, dict) else None
         path = folder / name
         if value is None:
             path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(json.dumps(value).encode())
+        else:  # a text is the file itself
+            text = value if isinstance(value, str) else json.dumps(value)
+            path.write_bytes(text.encode(errors="surrogatepass"))
     tokenizer = Tokenizer.from_directory(folder, num_logits=1 << 20)
     ids = tokenizer.encode("abc ab\né😀<|im_end|>")
     whole = tokenizer.decode(ids, skip_special_tokens=False)
     stream = tokenizer.stream(skip_special_tokens=False)
     assert "".join(map(stream.push, ids)) + stream.flush() == whole, "the stream is another text"
+    shown = tokenizer.decode(ids)
+    stream = tokenizer.stream()
+    assert "".join(map(stream.push, ids)) + stream.flush() == shown, "the stream is another text"
+    if tokenizer.chat_template is not None:
+        tool_style("\n".join(tokenizer.chat_template.sources.values()))
+    with suppress(FlashMoEError):  # the tokenizer may do for plain prompts alone
+        controls = "".join(tokenizer.special_tokens.values())
+        chat_prompt(tokenizer, [{"role": "user", "content": f"a {controls}"}])
+    with suppress(FlashMoEError):
+        compile_constraint(tokenizer, {"type": "json_object"}, in_reasoning=True)
 
 
 def _mutate_tokenizer(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -307,15 +355,11 @@ def _mutate_tokenizer(rng: Random, data: bytes, others: Sequence[bytes]) -> byte
     return dumped(rng, damage_tree(rng, tree, _TOKENIZER_KEYS))
 
 
-def _target(name: str, seeds: Callable[[], list[bytes]], check: Any, mutate: Any) -> Target:
-    return Target(name, seeds, check, mutate)
-
-
 TARGETS = (
-    _target("safetensors", _safetensors_seeds, check_safetensors, _mutate_safetensors),
-    _target("index", _index_seeds, _check_index, json_mutator(("weight_map", "metadata"))),
-    _target("config", config_seeds, check_config, json_mutator(_CONFIG_KEYS)),
-    _target("manifest_py", _manifest_seeds, check_manifest, text_mutator(_MANIFEST_WORDS)),
-    _target("prefix", lambda: [_prefix_file()], _check_prefix, _mutate_prefix),
-    _target("tokenizer", _tokenizer_seeds, check_tokenizer, _mutate_tokenizer),
-)
+    Target("safetensors", _safetensors_seeds, check_safetensors, _mutate_safetensors, _odd_safetensors),
+    Target("index", _index_seeds, _check_index, json_mutator(("weight_map", "metadata"))),
+    Target("config", config_seeds, check_config, json_mutator(CONFIG_KEYS), _odd_configs),
+    Target("manifest_py", _manifest_seeds, check_manifest, text_mutator(_MANIFEST_WORDS), _odd_manifests),
+    Target("prefix", lambda: [_prefix_file()], _check_prefix, _mutate_prefix),
+    Target("tokenizer", _tokenizer_seeds, check_tokenizer, _mutate_tokenizer, _odd_tokenizers),
+)  # fmt: skip

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,21 +33,22 @@ class Target:
 
     Attributes:
         name: Of its folder in ``corpus/``, too.
-        seeds: Inputs to begin with.
+        seeds: Sound inputs to begin with.
         check: Runs it; returns if the input is taken, raises a :class:`FlashMoEError` if it is
             refused. Anything else is a finding.
         mutate: Makes a new input of an old one.
+        odd: Inputs that were made by hand because damage does not come by them.
     """
 
     name: str
     seeds: Callable[[], list[bytes]]
     check: Callable[[bytes], object]
     mutate: Mutator
+    odd: Callable[[], list[bytes]] = list
 
     def kept(self) -> list[bytes]:
         """The inputs that were once findings, or that reach what others do not."""
-        folder = CORPUS / self.name
-        return [p.read_bytes() for p in sorted(folder.glob("*"))] if folder.is_dir() else []
+        return [p.read_bytes() for p in sorted((CORPUS / self.name).glob("*"))] + self.odd()
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Report:
     slowest: float = 0.0
     grown: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    news: list[bytes] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -133,27 +135,37 @@ def run_one(target: Target, data: bytes, report: Report) -> str:
     return verdict
 
 
-def run(target: Target, *, cases: int, seconds: float = 1e9, seed: int = 1) -> Report:
+def run(
+    target: Target,
+    *,
+    cases: int,
+    seconds: float = 1e9,
+    seed: int = 1,
+    news: Callable[[], Collection[object]] = tuple,
+) -> Report:
     """Run the kept inputs, the seeds, and damaged ones.
 
-    An input whose verdict was not seen before joins those that others are made of.
+    An input whose verdict was not seen before, or that is news, joins those that others are made
+    of.
 
     Args:
         target: The parser.
         cases: How many damaged inputs.
-        seconds: Stop after about so long.
+        seconds: Stop after about so long of damage.
         seed: Of the damage.
+        news: What the last input did that none had done before; the report has those that did.
     """
     rng = random.Random(f"{target.name} {seed}")
     report = Report(target.name)
     seen: set[str] = set()
     pool: list[bytes] = []
-    started = time.perf_counter()
     with _watched():
         for data in [*target.kept(), *target.seeds()]:
             signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
             seen.add(run_one(target, data, report))
             pool.append(data)
+        news()
+        started = time.perf_counter()
         first, before = len(pool), _peak()
         for case in range(cases):
             if case % 64 == 0 and (time.perf_counter() - started > seconds or report.findings[20:]):
@@ -161,7 +173,10 @@ def run(target: Target, *, cases: int, seconds: float = 1e9, seed: int = 1) -> R
             data = target.mutate(rng, rng.choice(pool), pool)
             signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
             verdict = run_one(target, data, report)
-            if verdict not in seen:
+            fresh = news()
+            if fresh and (verdict == "taken" or verdict in report.refused):
+                report.news.append(data)
+            if fresh or verdict not in seen:
                 seen.add(verdict)
                 if len(pool) < _POOL:
                     pool.append(data)

@@ -15,6 +15,7 @@ from flashmoe.errors import FlashMoEError
 from flashmoe.messages import normalise_messages
 from flashmoe.reply import Delta, ReplyParser, tool_calls_of
 from flashmoe.tool_calls import parse_call
+from fuzz import by_hand
 from fuzz.files import TESTS
 from fuzz.harness import Target
 from fuzz.mutate import damage_bytes, json_mutator, text_mutator
@@ -56,7 +57,7 @@ def _reply_seeds() -> list[bytes]:
     return [xml.encode(), hermes.encode(), (hermes + "\n" + xml).encode(), b"a < b <tool and <thi"]
 
 
-def _parts(pieces: Sequence[str], style: str, thinking: bool) -> tuple[Any, ...]:
+def _parts(pieces: Sequence[str], style: str | None, thinking: bool) -> tuple[Any, ...]:
     parser = ReplyParser(style=style, in_reasoning=thinking, tools=_TOOLS)
     deltas: list[Delta] = []
     for piece in pieces:
@@ -75,7 +76,7 @@ def _parts(pieces: Sequence[str], style: str, thinking: bool) -> tuple[Any, ...]
 def check_reply(data: bytes) -> None:
     """An answer in both styles; how it is cut does not matter."""
     text = data.decode("utf-8", "replace")
-    for style in ("xml", "hermes"):
+    for style in ("xml", "hermes", None):
         whole = _parts([text], style, thinking=text.startswith("I"))
         cuts = Random(len(data))
         pieces, at = [], 0
@@ -159,11 +160,30 @@ def check_chat(data: bytes) -> None:
         return
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
         return
-    template = list(_templates().values())[len(data) % 5]
-    tools = value.get("tools")
-    tools = [t for t in tools if isinstance(t, dict)] if isinstance(tools, list) else None
-    messages = normalise_messages(value["messages"], template)
-    assert isinstance(template.render(messages, tools=tools), str)
+    known = _templates()
+    template = known.get(str(value.get("template"))) or list(known.values())[len(data) % 5]
+    tools, documents = value.get("tools"), value.get("documents")
+    messages = value["messages"]
+    if value.get("as_it_is") is not True:
+        messages = normalise_messages(messages, template)
+    text = template.render(
+        messages,
+        tools=tools if isinstance(tools, list) else None,
+        documents=documents if isinstance(documents, list) else None,
+    )
+    assert isinstance(text, str)
+
+
+_CHAT_KEYS = ("role", "content", "tool_calls", "arguments", "type", "text", "function", "documents")
+
+
+def _chat_seeds() -> list[bytes]:
+    return [json.dumps({"messages": _MESSAGES, "tools": _TOOLS}).encode()]
+
+
+def _odd_chats() -> list[bytes]:
+    odd = ({**said, "template": name} for name in _templates() for said in by_hand.CHAT)
+    return [json.dumps(said).encode() for said in odd]
 
 
 _PATHS = ("chat", "completions", "responses", "messages", "count")
@@ -247,7 +267,7 @@ atexit.register(close)
 
 
 class _Prepared(Exception):
-    """The request would now wait in the queue."""
+    """The request would now wait for its answer."""
 
 
 @cache
@@ -262,8 +282,13 @@ def _handlers() -> dict[str, Any]:
         """Does what comes before the queue, in this thread."""
 
         async def start(self, prepare: Any) -> Any:
-            prepare()
+            return prepare()
+
+        async def whole(self, running: Any, listen: Any = None) -> Any:
             raise _Prepared
+
+    responses = Responses(_service())
+    responses._kept["resp_1"] = [{"role": "user", "content": "a"}]
 
     async def count(call: Any) -> None:
         _service().count(anthropic.read_ask(call.fields))
@@ -271,7 +296,7 @@ def _handlers() -> dict[str, Any]:
     return {
         "chat": chat_completions,
         "completions": completions,
-        "responses": Responses(_service()).create,
+        "responses": responses.create,
         "messages": anthropic.messages,
         "count": count,
         "call": Dry,
@@ -282,13 +307,16 @@ def check_http(data: bytes) -> None:
     """A request's body up to the queue; what is refused is refused with a status below 500, as JSON."""
     from starlette.responses import JSONResponse
 
+    from flashmoe.server.endpoint import presented_key
     from flashmoe.server.failures import Failure, failure_of
     from flashmoe.server.fields import parse
 
     path = _PATHS[data[0] % len(_PATHS)] if data else "chat"
     handlers = _handlers()
     try:
-        call = handlers["call"](_service(), None, parse(data[1:]))
+        fields = parse(data[1:])
+        presented_key({"authorization": f"Bearer {fields.any('user')}", "x-api-key": "a"})
+        call = handlers["call"](_service(), None, fields)
         coroutine = handlers[path](call)
         try:
             coroutine.send(None)
@@ -305,8 +333,8 @@ def check_http(data: bytes) -> None:
         raise FlashMoEError(failure.message) from None
 
 
-def _http_seeds() -> list[bytes]:
-    return [bytes([_PATHS.index(path)]) + json.dumps(body).encode() for path, body in _bodies()]
+def _request(path: str, body: Any) -> bytes:
+    return bytes([_PATHS.index(path)]) + json.dumps(body).encode()
 
 
 def _mutate_http(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -329,10 +357,14 @@ def check_grammar(data: bytes) -> None:
         return
     tools = value.get("tools")
     tools = [t for t in tools if isinstance(t, dict)] if isinstance(tools, list) else None
-    style = "xml" if value.get("style") == "xml" else "hermes"
+    style = str(value.get("style", "hermes"))
     tokenizer = _service().model.tokenizer
-    for form, choice in ((None, value.get("choice")), (value.get("format"), None)):
-        compile_constraint(tokenizer, form, tools=tools, tool_choice=choice, style=style)
+    form, choice = value.get("format"), value.get("choice")
+    pairs = [(form, choice)] if value.get("both") is True else [(None, choice), (form, None)]
+    for given, chosen in pairs:
+        factory = compile_constraint(tokenizer, given, tools=tools, tool_choice=chosen, style=style)
+        if factory is not None:
+            factory.start()
 
 
 def _grammar_seeds() -> list[bytes]:
@@ -377,10 +409,12 @@ def _mutate_event(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 TARGETS = (
     Target("reply", _reply_seeds, check_reply, text_mutator(_REPLY_WORDS)),
-    Target("call", _call_seeds, check_call, _mutate_call),
-    Target("chat", lambda: [json.dumps({"messages": _MESSAGES, "tools": _TOOLS}).encode()],
-           check_chat, json_mutator(("role", "content", "tool_calls", "arguments", "type", "text"))),
-    Target("http", _http_seeds, check_http, _mutate_http),
-    Target("grammar", _grammar_seeds, check_grammar, json_mutator(_HTTP_KEYS)),
+    Target("call", _call_seeds, check_call, _mutate_call,
+           lambda: [call.encode() for call in by_hand.CALL]),
+    Target("chat", _chat_seeds, check_chat, json_mutator(_CHAT_KEYS), _odd_chats),
+    Target("http", lambda: [_request(*one) for one in _bodies()], check_http, _mutate_http,
+           lambda: [_request(*one) for one in by_hand.HTTP]),
+    Target("grammar", _grammar_seeds, check_grammar, json_mutator(_HTTP_KEYS),
+           lambda: [json.dumps(said).encode() for said in by_hand.GRAMMAR]),
     Target("sse", lambda: [b"Hello\ndata: [DONE]\n\n"], check_event, _mutate_event),
 )  # fmt: skip
