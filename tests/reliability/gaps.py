@@ -52,8 +52,8 @@ def main() -> None:
     demo = flashmoe.demo_model_path()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
-        tiny.write(source, "qwen3_5_moe", seed=1, vocab_size=4096, num_experts=64)
-        tiny.tokenizer(source, 4096)
+        tiny.write(source, "qwen3_5_moe", seed=1, vocab_size=935, num_experts=64)
+        tiny.tokenizer(source, 935)
         converted = iter(range(10**9))
 
         def convert() -> None:
