@@ -165,7 +165,9 @@ def garbage(server: Server, scale: float) -> str:
                         answers[connection.recv(12)[9:12].decode("latin-1")] += 1
                     else:
                         answers["left"] += 1
-                except ConnectionError:
+                except TimeoutError:
+                    raise
+                except OSError:  # "not connected" is no ConnectionError
                     answers["closed"] += 1
     grown = (server.memory() - before) / 1e6
     wrong = sum(n for status, n in answers.items() if status.startswith("5"))
