@@ -213,6 +213,29 @@ def test_other_decoders_stream_exactly(tmp_path: Path, decoder: Any) -> None:
         check_streaming(tokenizer, ids, skip=bool(turn & 1))
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [decoders.Fuse(), decoders.Strip(" ", 1, 0)],
+        [decoders.Fuse(), decoders.Strip(" ", 2, 0)],
+        [decoders.Replace("a", ""), decoders.Fuse(), decoders.Strip(" ", 1, 0)],
+        [decoders.Fuse(), decoders.Replace(" b", "")],
+        [decoders.Metaspace()],
+        [decoders.WordPiece()],
+    ],
+)
+def test_tokens_without_text_stream_exactly(steps: list[Any]) -> None:
+    pieces = ["", "a", "\u2581", "b", "ab", "\u2581a", "<0xC3>", "<0xA9>"]
+    backend = Backend(models.Unigram([(piece, -1.0) for piece in pieces], 0, False))
+    first = [decoders.Replace("\u2581", " "), decoders.ByteFallback()]
+    backend.decoder = decoders.Sequence([*first, *steps])
+    tokenizer = Tokenizer(backend)
+    generator = random.Random(4)
+    for turn in range(3000):
+        ids = generator.choices(range(tokenizer.vocab_size), k=generator.randrange(0, 9))
+        check_streaming(tokenizer, ids, skip=bool(turn & 1))
+
+
 def test_a_split_emoji_appears_whole_and_at_once(qwen: Tokenizer) -> None:
     alphabet = {qwen.decode([i]): i for i in range(256)}
     assert "\ufffd" in alphabet  # lone bytes have no text of their own

@@ -96,18 +96,18 @@ class _ByteStream:
             return token.encode()
 
 
+_LOCAL = frozenset({"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "WordPiece"})
+
+
 class _PieceStream:
     """Other vocabularies: a token is a piece of text, apart from runs of ``<0xNN>`` bytes.
 
-    A piece is decoded together with the last piece before it, because the first
-    piece of a text is treated differently (its leading space is dropped). A run of
-    byte tokens is decoded as one, since one bad byte changes the whole run, so
-    it waits for the token that ends it.
+    A piece is decoded together with the last one before it that has text, because the
+    first piece of a text is treated differently (its leading space is dropped). A run
+    of byte tokens is decoded as one, since one bad byte changes the whole run, so it
+    waits for the token that ends it. Where a piece depends on more, the text is
+    complete only at the end, and comes as one.
     """
-
-    # Decoders whose text for a token depends on nothing but the piece before it; with any
-    # other the text is complete only at the end, and comes as one piece.
-    _LOCAL = frozenset({"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "WordPiece"})
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _PieceStream:
     ) -> None:
         self._visible_token = visible_token
         self._decode = decode
-        self._is_local = all(stage["type"] in self._LOCAL for stage in stages)
+        self._is_local = _is_local(stages)
         self._context: list[int] = []
         self._waiting: list[int] = []
 
@@ -128,9 +128,7 @@ class _PieceStream:
         self._waiting.append(token_id)
         if not self._is_local or _is_byte_token(token):
             return ""
-        text = self._take_waiting()
-        self._context = [token_id]
-        return text
+        return self._take_waiting()
 
     def flush(self) -> str:
         text = self._take_waiting()
@@ -138,10 +136,24 @@ class _PieceStream:
         return text
 
     def _take_waiting(self) -> str:
-        before = self._decode(self._context)
-        whole = self._decode(self._context + self._waiting)
+        both = self._context + self._waiting
+        text = self._decode(both)[len(self._decode(self._context)) :]
+        self._context = self._waiting if text else both
         self._waiting = []
-        return whole[len(before) :]
+        return text
+
+
+def _is_local(stages: list[dict[str, Any]]) -> bool:
+    """Whether a token's text depends on nothing but the piece before it."""
+    fused = False
+    for stage in stages:
+        kind = stage["type"]
+        one_space = kind == "Strip" and stage["start"] <= 1 and not stage["stop"]
+        if kind not in _LOCAL or (fused and not one_space):
+            return False
+        fused |= kind == "Fuse"
+    return True
+
 
 
 def _is_byte_token(token: str) -> bool:
