@@ -212,7 +212,7 @@ def refused(campaign: Campaign, known: bool) -> bool:
     try:
         with nullcontext() if known else patch("shutil.disk_usage", lambda _: room):
             campaign.convert()
-    except ConversionError as error:
+    except (ConversionError, OSError) as error:
         return ("needs" if known else "disk is full") in str(error)
     return False
 
