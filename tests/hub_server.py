@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -193,6 +194,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may leave when they like; all else is told."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def _sha256_named(entry: dict[str, Any]) -> dict[str, Any] | None:
     lfs = entry.get("lfs")
     return lfs and {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
@@ -201,10 +211,9 @@ def _sha256_named(entry: dict[str, Any]) -> dict[str, Any] | None:
 @contextmanager
 def serve(folder: Path) -> Iterator[Hub]:
     """Serve a directory as ``acme/tiny`` for the time of a ``with`` block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     hub = Hub(f"http://127.0.0.1:{server.server_address[1]}", folder)
     server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

@@ -324,14 +324,22 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def until(self, text: str, seconds: float = 40) -> str:
-        end = time.monotonic() + seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
-            assert ready, f"{text!r} did not come; the terminal shows {self.seen[-2000:]!r}"
-            self.seen += os.read(self.fd, 4096).decode(errors="replace")
+    def until(self, text: str) -> str:
+        self.until_any(text)
         before, _, self.seen = self.seen.partition(text)
         return before
+
+    def until_any(self, *texts: str, seconds: float = 40) -> str:
+        """Read on until one of them is there; which."""
+        end = time.monotonic() + seconds
+        while not (there := [text for text in texts if text in self.seen]):
+            ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
+            assert ready, f"{texts!r} did not come; the terminal shows {self.seen[-2000:]!r}"
+            try:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+            except OSError as error:
+                raise AssertionError(f"the program has ended: {self.seen[-2000:]!r}") from error
+        return there[0]
 
     def ready(self) -> None:
         """Wait until the line editor listens."""

@@ -148,6 +148,8 @@ def _talk(commands: Commands, lines: LineInput, person: bool) -> None:
                 if person:
                     show.note(show.short_stats(commands.conversation.generator.stats))
                     commands.keep()
+            except KeyboardInterrupt:  # just before the answer, or while its end is written down
+                commands.screen.end(True)
             except FlashMoEError as error:
                 click.echo(f"\nflashmoe: {error}", err=True)
             except OSError as error:
