@@ -194,19 +194,22 @@ def chatting(folder: Path, times: int, rng: random.Random) -> Stopped:
     terminal.until("/help for commands")
     terminal.ready()
 
-    def ask(text: str) -> float:
+    def say(text: str) -> None:
         terminal.type(text + "\r")
         terminal.until("\x1b[?2004l")  # the line was taken
+
+    def ask_for_a_story() -> float:
+        say(STORY)
         while not termios.tcgetattr(terminal.fd)[3] & termios.ISIG:
             time.sleep(0.0002)  # Ctrl-C is still a key of the line editor
         return time.monotonic()
 
-    start = ask(STORY)
+    start = ask_for_a_story()
     terminal.until("tok/s")
     whole = time.monotonic() - start
     terminal.ready()
     for _ in range(times):
-        ask(STORY)
+        ask_for_a_story()
         wait = rng.uniform(0, whole)
         time.sleep(wait)
         sent = time.monotonic()
@@ -216,9 +219,9 @@ def chatting(folder: Path, times: int, rng: random.Random) -> Stopped:
         else:
             found.ended += 1
         terminal.ready()
-        ask("/clear")
+        say("/clear")
         terminal.ready()
-        ask("What is 12 * 7?")
+        say("What is 12 * 7?")
         found.wrong += "12 times 7 is 84." not in terminal.until("tok/s")
         terminal.ready()
     found.wrong += terminal.close() != 0
