@@ -23,6 +23,7 @@ from flashmoe.cli.chat import sessions
 from flashmoe.cli.chat.commands import Commands
 from flashmoe.cli.chat.conversation import Conversation
 from flashmoe.cli.chat.functions import Approval, load_functions
+from flashmoe.cli.chat.interrupts import Interrupts
 from flashmoe.cli.chat.screen import PlainScreen
 from flashmoe.cli.chat.text import finished_blocks, printable
 
@@ -150,6 +151,32 @@ def test_what_was_cut_off_stays(talk: Conversation, model: Model) -> None:
     assert talk.messages[1]["content"]
     talk.say("Hello!", PlainScreen(interactive=False))
     assert len(talk.messages) == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_a_finaliser_drops(talk: Conversation) -> None:
+    """Python only prints a KeyboardInterrupt in ``__del__``; the answer stops all the same."""
+
+    class Dropping:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            for _ in range(1000):  # the handler runs in here
+                pass
+
+    class Collecting(PlainScreen):
+        seen = 0
+
+        def show(self, chunk: Any) -> None:
+            self.seen += 1
+            if self.seen == 3:
+                Dropping()
+
+    screen = Collecting(interactive=False)
+    with Interrupts() as interrupts:
+        talk.interrupted = lambda: interrupts.heard
+        talk.say("Tell me a story.", screen)
+    assert screen.seen == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_follow_up_evaluates_what_is_new(model: Model, screen: PlainScreen) -> None:

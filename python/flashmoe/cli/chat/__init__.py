@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ def _talk(commands: Commands, lines: LineInput, person: bool) -> None:
         lines: Where they come from.
         person: Whether somebody types them.
     """
+    from flashmoe.cli.chat.interrupts import Interrupts
     from flashmoe.errors import FlashMoEError
 
     leaving = False
@@ -139,18 +141,26 @@ def _talk(commands: Commands, lines: LineInput, person: bool) -> None:
         if line is None:
             return
         line = line.strip()
-        if line.startswith("/"):
-            if not commands.obey(line):
-                return
-        elif line:
-            try:
-                commands.conversation.say(line, commands.screen)
-                if person:
-                    show.note(show.short_stats(commands.conversation.generator.stats))
-                    commands.keep()
-            except KeyboardInterrupt:  # just before the answer, or while its end is written down
-                commands.screen.end(True)
-            except FlashMoEError as error:
-                click.echo(f"\nflashmoe: {error}", err=True)
-            except OSError as error:
-                click.echo(f"flashmoe: the conversation cannot be kept: {error}", err=True)
+        try:
+            with Interrupts() as interrupts:
+                commands.conversation.interrupted = partial(getattr, interrupts, "heard")
+                if not _obey_or_answer(commands, line, person):
+                    return
+        except KeyboardInterrupt:  # just before an answer, or while its end is written down
+            commands.screen.end(True)
+        except FlashMoEError as error:
+            click.echo(f"\nflashmoe: {error}", err=True)
+        except OSError as error:
+            click.echo(f"flashmoe: the conversation cannot be kept: {error}", err=True)
+
+
+def _obey_or_answer(commands: Commands, line: str, person: bool) -> bool:
+    """What a line wants; False if that is to leave."""
+    if line.startswith("/"):
+        return commands.obey(line)
+    if line:
+        commands.conversation.say(line, commands.screen)
+        if person:
+            show.note(show.short_stats(commands.conversation.generator.stats))
+            commands.keep()
+    return True

@@ -44,6 +44,7 @@ class Conversation:
         functions: What the model may call, by name.
         tools_on: Whether it may, now.
         approve: Asked before each call.
+        interrupted: Asked after each token whether to stop as at a KeyboardInterrupt.
         max_rounds: Answers to one message that may call functions.
         messages: All of them but the system message.
     """
@@ -55,6 +56,7 @@ class Conversation:
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
     tools_on: bool = True
     approve: Callable[[ToolCall], bool] = lambda _call: False
+    interrupted: Callable[[], bool] = lambda: False
     max_rounds: int = 8
     messages: list[dict[str, Any]] = field(default_factory=list)
 
@@ -113,6 +115,8 @@ class Conversation:
             for chunk in stream:
                 chunks.append(chunk)
                 screen.show(chunk)
+                if self.interrupted():
+                    raise KeyboardInterrupt
             stopped = False
         except KeyboardInterrupt:
             pass  # what was said stays said
