@@ -234,6 +234,21 @@ def test_a_conversation_is_kept_and_goes_on(
     assert (other.conversation.system, other.conversation.messages) == ("Be kind.", talk.messages)
 
 
+def test_ctrl_c_just_after_a_conversation_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def late(old: str, new: Path) -> None:
+        replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", late)
+    with pytest.raises(KeyboardInterrupt):
+        sessions.save(tmp_path / "a.json", {"messages": []})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_by_name_and_by_path(commands: Commands, talk: Conversation, tmp_path: Path) -> None:
     talk.messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     commands.obey("/save mine")
