@@ -23,7 +23,6 @@ from flashmoe.cli.chat import sessions
 from flashmoe.cli.chat.commands import Commands
 from flashmoe.cli.chat.conversation import Conversation
 from flashmoe.cli.chat.functions import Approval, load_functions
-from flashmoe.cli.chat.interrupts import Interrupts
 from flashmoe.cli.chat.screen import PlainScreen
 from flashmoe.cli.chat.text import finished_blocks, printable
 
@@ -172,11 +171,25 @@ def test_ctrl_c_that_a_finaliser_drops(talk: Conversation) -> None:
                 Dropping()
 
     screen = Collecting(interactive=False)
-    with Interrupts() as interrupts:
-        talk.interrupted = lambda: interrupts.heard
+    with talk.interrupts:
         talk.say("Tell me a story.", screen)
     assert screen.seen == 3
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_does_not_cut_what_is_drawn(talk: Conversation) -> None:
+    class Drawing(PlainScreen):
+        drawn = 0
+
+        def show(self, chunk: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            self.drawn += 1
+
+    screen = Drawing(interactive=False)
+    with talk.interrupts:
+        talk.say("Tell me a story.", screen)
+    assert screen.drawn == 1
+    assert [m["role"] for m in talk.messages] == ["user", "assistant"]
 
 
 def test_a_follow_up_evaluates_what_is_new(model: Model, screen: PlainScreen) -> None:

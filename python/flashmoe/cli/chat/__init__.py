@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,6 @@ def _talk(commands: Commands, lines: LineInput, person: bool) -> None:
         lines: Where they come from.
         person: Whether somebody types them.
     """
-    from flashmoe.cli.chat.interrupts import Interrupts
     from flashmoe.errors import FlashMoEError
 
     leaving = False
@@ -140,18 +138,17 @@ def _talk(commands: Commands, lines: LineInput, person: bool) -> None:
         leaving = False
         if line is None:
             return
-        line = line.strip()
-        try:
-            with Interrupts() as interrupts:
-                commands.conversation.interrupted = partial(getattr, interrupts, "heard")
-                if not _obey_or_answer(commands, line, person):
+        with commands.conversation.interrupts as interrupts:
+            try:
+                if not _obey_or_answer(commands, line.strip(), person):
                     return
-        except KeyboardInterrupt:  # just before an answer, or while its end is written down
-            commands.screen.end(True)
-        except FlashMoEError as error:
-            click.echo(f"\nflashmoe: {error}", err=True)
-        except OSError as error:
-            click.echo(f"flashmoe: the conversation cannot be kept: {error}", err=True)
+            except KeyboardInterrupt:  # just before an answer, or while its end is written down
+                with interrupts.held():
+                    commands.screen.end(True)
+            except FlashMoEError as error:
+                click.echo(f"\nflashmoe: {error}", err=True)
+            except OSError as error:
+                click.echo(f"flashmoe: the conversation cannot be kept: {error}", err=True)
 
 
 def _obey_or_answer(commands: Commands, line: str, person: bool) -> bool:
