@@ -11,7 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NOTHING, IO_ERROR, END_OF_FILE, NO_MEMORY, INTERRUPTED, SHORT, BIT_FLIP, NO_SPACE, KILLED, SLOW };
+enum { NOTHING, IO_ERROR, END_OF_FILE, NO_MEMORY, INTERRUPTED, SHORT, BIT_FLIP, NO_SPACE, KILLED, SLOW,
+       QUOTA, READ_ONLY };
 enum { READS, CHANGES, ALLOCATIONS, PLAIN_READS, FAMILIES };
 
 static struct {
@@ -55,7 +56,14 @@ static int due(int family)
 
 static int number(int kind)
 {
-    return kind == NO_MEMORY ? ENOMEM : kind == INTERRUPTED ? EINTR : kind == NO_SPACE ? ENOSPC : EIO;
+    switch (kind) {
+    case NO_MEMORY: return ENOMEM;
+    case INTERRUPTED: return EINTR;
+    case NO_SPACE: return ENOSPC;
+    case QUOTA: return EDQUOT;
+    case READ_ONLY: return EROFS;
+    default: return EIO;
+    }
 }
 
 /* ---- reads ------------------------------------------------------------------------ */

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,14 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" * 6 + "abcd"
+LIES = ("short", "long", "416", "page")
+"""Content-Length below or above the truth, no part for who asks for one, an error as a success."""
+PAGE = b"<html><body>This network wants you to log in first.</body></html>" * 40
+
+
+def git_name(data: bytes) -> str:
+    """How Git calls these contents."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 @dataclass
@@ -27,6 +37,9 @@ class Hub:
         spoilt: Files that come with one bit turned over, this many times.
         ignores_ranges: Whether requests for a part get the whole.
         gone: Whether every request fails.
+        lie: What is wrong with an answer, by the request's path and whether it is for a part: one
+            of :data:`LIES`, or nothing.
+        pause: Seconds before an answer and in the middle of each.
         commit: What the main branch is.
         large: Answers of more than 2000 bytes so far.
         requests: Method, path and range of every request.
@@ -38,6 +51,8 @@ class Hub:
     spoilt: dict[str, int] = field(default_factory=dict)
     ignores_ranges: bool = False
     gone: bool = False
+    lie: Callable[[str, bool], str] = lambda _path, _part: ""
+    pause: float = 0.0
     commit: str = COMMIT
     large: int = 0
     requests: list[tuple[str, str, str]] = field(default_factory=list)
@@ -110,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         for file in sorted(self.hub.folder.iterdir()):
             data = file.read_bytes()
             entry: dict[str, Any] = {"type": "file", "path": file.name, "size": len(data),
-                                     "oid": hashlib.sha1(data).hexdigest()}  # fmt: skip
+                                     "oid": git_name(data)}  # fmt: skip
             if file.suffix == ".safetensors":
                 sha256 = hashlib.sha256(data).hexdigest()
                 entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 130}
@@ -125,39 +140,51 @@ class _Handler(BaseHTTPRequestHandler):
         data = file.read_bytes()
         etag = hashlib.sha256(data).hexdigest()
         total = len(data)
-        self.send_response(206 if part and not self.hub.ignores_ranges else 200)
-        if part and not self.hub.ignores_ranges:
+        headers = {"X-Repo-Commit": self._commit(), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        if file.suffix == ".safetensors":
+            headers |= {"X-Linked-ETag": f'"{etag}"', "X-Linked-Size": str(total)}
+        ranged = bool(part) and not self.hub.ignores_ranges
+        if ranged:
             first, _, last = part.removeprefix("bytes=").partition("-")
             begin, end = int(first), min(int(last), total - 1) if last else total - 1
             data = data[begin : end + 1]
-            self.send_header("Content-Range", f"bytes {begin}-{end}/{total}")
-        self.send_header("X-Repo-Commit", self._commit())
-        self.send_header("ETag", f'"{etag}"')
-        if file.suffix == ".safetensors":
-            self.send_header("X-Linked-ETag", f'"{etag}"')
-            self.send_header("X-Linked-Size", str(total))
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if not body:
-            return
-        if not part and self.hub.spoilt.get(name, 0) > 0:
+            headers["Content-Range"] = f"bytes {begin}-{end}/{total}"
+        if body and not part and self.hub.spoilt.get(name, 0) > 0:
             self.hub.spoilt[name] -= 1
             data = data[:-1] + bytes([data[-1] ^ 1])
+        self._send(data, headers, body, ranged)
+
+    def _json(self, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self._send(data, {"Content-Type": "application/json"}, self.command != "HEAD", False)
+
+    def _send(self, data: bytes, headers: dict[str, str], body: bool, ranged: bool) -> None:
+        """An answer, true or not, whole or not, now or later."""
+        time.sleep(self.hub.pause)
+        lie = self.hub.lie(self.path, bool(self.headers.get("Range")))
+        if lie == "416":
+            self._fail(416, "no such range")
+            return
+        if lie == "page":
+            data, headers, ranged = PAGE, {"Content-Type": "text/html"}, False
+        self.send_response(206 if ranged else 200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        length = len(data) + {"short": -7, "long": 7}.get(lie, 0)
+        self.send_header("Content-Length", str(max(length, 0)))
+        self.end_headers()
+        self.close_connection |= lie == "long"
+        if not body:
+            return
         self.hub.large += len(data) > 2000
         if self.hub.drops > 0 and len(data) > 2000 and self.hub.large % 2:
             self.hub.drops -= 1
             data = data[: len(data) // 2]
             self.close_connection = True
-        self.wfile.write(data)
-
-    def _json(self, value: Any) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        half = len(data) // 2 if self.hub.pause else 0
+        self.wfile.write(data[:half])
+        time.sleep(self.hub.pause)
+        self.wfile.write(data[half:])
 
     def _fail(self, status: int, code: str) -> None:
         self.send_response(status)
@@ -165,6 +192,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Error-Message", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may leave when they like; all else is told."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _sha256_named(entry: dict[str, Any]) -> dict[str, Any] | None:
@@ -175,10 +211,9 @@ def _sha256_named(entry: dict[str, Any]) -> dict[str, Any] | None:
 @contextmanager
 def serve(folder: Path) -> Iterator[Hub]:
     """Serve a directory as ``acme/tiny`` for the time of a ``with`` block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     hub = Hub(f"http://127.0.0.1:{server.server_address[1]}", folder)
     server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

@@ -152,6 +152,46 @@ def test_what_was_cut_off_stays(talk: Conversation, model: Model) -> None:
     assert len(talk.messages) == 4
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_a_finaliser_drops(talk: Conversation) -> None:
+    """Python only prints a KeyboardInterrupt in ``__del__``; the answer stops all the same."""
+
+    class Dropping:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            for _ in range(1000):  # the handler runs in here
+                pass
+
+    class Collecting(PlainScreen):
+        seen = 0
+
+        def show(self, chunk: Any) -> None:
+            self.seen += 1
+            if self.seen == 3:
+                Dropping()
+
+    screen = Collecting(interactive=False)
+    with talk.interrupts:
+        talk.say("Tell me a story.", screen)
+    assert screen.seen == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_does_not_cut_what_is_drawn(talk: Conversation) -> None:
+    class Drawing(PlainScreen):
+        drawn = 0
+
+        def show(self, chunk: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            self.drawn += 1
+
+    screen = Drawing(interactive=False)
+    with talk.interrupts:
+        talk.say("Tell me a story.", screen)
+    assert screen.drawn == 1
+    assert [m["role"] for m in talk.messages] == ["user", "assistant"]
+
+
 def test_a_follow_up_evaluates_what_is_new(model: Model, screen: PlainScreen) -> None:
     cache = PrefixCache(model, memory=50_000_000)
     talk = Conversation(Generator(model, Sampler(temperature=0), prefix_cache=cache), max_tokens=20)
@@ -205,6 +245,21 @@ def test_a_conversation_is_kept_and_goes_on(
     assert "another model, demo" in shown.err
     assert talk.messages[1]["content"] in shown.out
     assert (other.conversation.system, other.conversation.messages) == ("Be kind.", talk.messages)
+
+
+def test_ctrl_c_just_after_a_conversation_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def late(old: str, new: Path) -> None:
+        replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", late)
+    with pytest.raises(KeyboardInterrupt):
+        sessions.save(tmp_path / "a.json", {"messages": []})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_by_name_and_by_path(commands: Commands, talk: Conversation, tmp_path: Path) -> None:
@@ -324,14 +379,22 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def until(self, text: str, seconds: float = 40) -> str:
-        end = time.monotonic() + seconds
-        while text not in self.seen:
-            ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
-            assert ready, f"{text!r} did not come; the terminal shows {self.seen[-2000:]!r}"
-            self.seen += os.read(self.fd, 4096).decode(errors="replace")
+    def until(self, text: str) -> str:
+        self.until_any(text)
         before, _, self.seen = self.seen.partition(text)
         return before
+
+    def until_any(self, *texts: str, seconds: float = 40) -> str:
+        """Read on until one of them is there; which."""
+        end = time.monotonic() + seconds
+        while not (there := [text for text in texts if text in self.seen]):
+            ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
+            assert ready, f"{texts!r} did not come; the terminal shows {self.seen[-2000:]!r}"
+            try:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+            except OSError as error:
+                raise AssertionError(f"the program has ended: {self.seen[-2000:]!r}") from error
+        return there[0]
 
     def ready(self) -> None:
         """Wait until the line editor listens."""

@@ -34,9 +34,11 @@ def test_saving_loading_and_memory() -> None:
 
 
 def test_changes_of_a_conversion() -> None:
-    found = run("conversion.py", "--kills", "0", "--losses", "0", "--races", "3", "--step", "9")
+    found = run("conversion.py", "--kills", "0", "--losses", "0", "--races", "3", "--step", "15")
     assert found["changes of a conversion"] > 100
     assert found["changes that failed: KILLED"] > 10
+    assert found["changes that failed: QUOTA"] > 10
+    assert found["limits on files"] == 21
 
 
 def test_files_that_change() -> None:
@@ -45,3 +47,9 @@ def test_files_that_change() -> None:
     assert found["replace: identical"] == found["delete: identical"] == 6
     assert found["limits refused at once"] > 0
     assert found["limits that are enough"] > 0
+
+
+def test_a_hub_that_lies() -> None:
+    found = run("downloads.py", "--drops", "0", "--lies", "30")
+    assert found["models"] > 0
+    assert found["runs that gave up"] > 5

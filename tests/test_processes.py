@@ -50,6 +50,14 @@ def test_ctrl_c_at_any_time(tmp_path: Path) -> None:
         assert max(outcome.late) < 2, name
 
 
+def test_ctrl_c_while_downloading_and_in_the_chat(tmp_path: Path) -> None:
+    pytest.importorskip("prompt_toolkit")
+    for name, outcome in ctrl_c.programs(tmp_path, times=4, seed=3).items():
+        assert outcome.wrong == 0, name
+        assert len(outcome.late) >= 1, name
+        assert max(outcome.late) < 2, name
+
+
 def test_ctrl_c_is_the_main_threads_though_others_compute(path: Path) -> None:
     """A call that ends on another thread takes nothing from the one on the main thread."""
     program = """

@@ -12,10 +12,12 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
-from flashmoe.errors import IntegrityError, ModelFormatError, ReadError
+from flashmoe.errors import FlashMoEError, IntegrityError, ModelFormatError, ReadError
 from flashmoe.manifest import Manifest, check_file_name
 from flashmoe.safetensors import Header, header_bytes, parse_header
 
@@ -65,47 +67,160 @@ def resolve(path_or_id: str | os.PathLike[str], revision: str | None = None) -> 
                 "such as Qwen/Qwen3-30B-A3B"
             )
         return path
-    repo_id = os.fspath(path_or_id)
+    return _pull(os.fspath(path_or_id), revision)
+
+
+def _pull(repo_id: str, revision: str | None) -> Path:
+    """Fetch what the hub's cache lacks of a repository, one file after the other, each checked.
+
+    All of it happens on the caller's thread, so that Ctrl-C ends it at once.
+    """
+    from huggingface_hub import errors
+
     with _explained(repo_id, revision):
-        _check_room(repo_id, revision)
-        return Path(_download_all(repo_id, revision))
+        try:
+            info = _api().model_info(repo_id, revision=revision, files_metadata=True)
+        except errors.RevisionNotFoundError:
+            raise
+        except (_client_error(), errors.OfflineModeIsEnabled) as error:
+            return _pulled_before(repo_id, revision, error)
+        files = [file for file in info.siblings or [] if _is_wanted(file.rfilename)]
+    if not files:
+        raise ModelFormatError(f"{repo_id} holds no file of a model")
+    cache = _Cache(repo_id, str(info.sha))
+    missing = [file for file in files if not cache.has(file.rfilename)]
+    cache.check_room(missing)
+    for file in missing:
+        with cache.unchecked(file.rfilename):
+            _fetch(repo_id, str(info.sha), file)
+    cache.name(revision or "main")
+    return cache.snapshot
 
 
-def _download_all(repo_id: str, revision: str | None) -> str:
-    return str(
-        _api().snapshot_download(
-            repo_id,
-            revision=revision,
-            allow_patterns=list(WANTED),
-            ignore_patterns=list(_UNWANTED),
+def _pulled_before(repo_id: str, revision: str | None, error: Exception) -> Path:
+    """What is here already, where the hub answered only with an error."""
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            _api().snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=list(WANTED),
+                ignore_patterns=list(_UNWANTED),
+                local_files_only=True,
+            )
         )
+    except errors.LocalEntryNotFoundError:
+        if isinstance(error, errors.RepositoryNotFoundError):  # or a gated one
+            raise error from None
+        raise
+
+
+def _is_wanted(name: str) -> bool:
+    return any(fnmatchcase(name, wanted) for wanted in WANTED) and not any(
+        fnmatchcase(name, unwanted) for unwanted in _UNWANTED
     )
 
 
-def _check_room(repo_id: str, revision: str | None) -> None:
-    """Refuse a download that cannot fit the cache's disk; what is cached needs no network."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import DryRunError
+class _Cache:
+    """One commit of a repository in the hub's cache, whose layout is the hub's.
 
-    try:
-        files = _api().snapshot_download(
-            repo_id,
-            revision=revision,
-            allow_patterns=list(WANTED),
-            ignore_patterns=list(_UNWANTED),
-            dry_run=True,
-        )
-    except DryRunError:
-        return  # offline: the download itself says what is missing
-    needed = sum(file.file_size for file in files if file.will_download)
-    cache = Path(constants.HF_HUB_CACHE)
-    there = next(p for p in (cache, *cache.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise ReadError(
-            f"{repo_id} takes {needed:,} bytes of disk and {cache} has {free:,} free: free some, "
-            "set HF_HOME to another disk, or let `flashmoe convert` fetch it shard by shard"
-        )
+    A file is marked until it has been checked: what came just before the end of a process lies
+    there like any other.
+    """
+
+    def __init__(self, repo_id: str, commit: str) -> None:
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        self._repo_id = repo_id
+        self._commit = commit
+        self._top = Path(constants.HF_HUB_CACHE)
+        self._folder = self._top / repo_folder_name(repo_id=repo_id, repo_type="model")
+        self.snapshot = self._folder / "snapshots" / commit
+
+    def _mark(self, name: str) -> Path:
+        return self._folder / "unchecked" / f"{self._commit}-{name}"
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there, and not only because nobody has looked at it yet."""
+        return (self.snapshot / name).exists() and not self._mark(name).exists()
+
+    @contextmanager
+    def unchecked(self, name: str) -> Iterator[None]:
+        """The time until a file is checked; a block that fails leaves it marked."""
+        mark = self._mark(name)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        yield
+        mark.unlink(missing_ok=True)
+
+    def check_room(self, files: Sequence[Any]) -> None:
+        """Refuse a download that cannot fit the cache's disk."""
+        needed = sum(f.size or 0 for f in files if not (self.snapshot / f.rfilename).exists())
+        there = next(p for p in (self._top, *self._top.absolute().parents) if p.exists())
+        free = shutil.disk_usage(there).free
+        if needed > free:
+            raise ReadError(
+                f"{self._repo_id} takes {needed:,} bytes of disk and {self._top} has {free:,} "
+                "free: free some, set HF_HOME to another disk, or let `flashmoe convert` fetch it "
+                "shard by shard"
+            )
+
+    def name(self, revision: str) -> None:
+        """Remember which commit a revision is, for when there is no network."""
+        ref = self._folder / "refs" / revision
+        if revision == self._commit or (ref.is_file() and ref.read_text() == self._commit):
+            return
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        part = ref.with_name(f".{ref.name}.{os.getpid()}")
+        part.write_text(self._commit)
+        os.replace(part, ref)
+
+
+def _fetch(repo_id: str, commit: str, file: Any, **where: Any) -> Path:
+    """Download a file unless it is there, and check it.
+
+    Args:
+        repo_id: The repository.
+        commit: Of it.
+        file: What the hub says of the file.
+        **where: For ``hf_hub_download``.
+
+    Raises:
+        IntegrityError: What came several times is not what the hub announces.
+        ReadError: The hub cannot be reached.
+    """
+    for attempt in range(_ATTEMPTS):
+        with _explained(repo_id, commit):
+            path = Path(
+                _api().hf_hub_download(
+                    repo_id, file.rfilename, revision=commit, force_download=attempt > 0, **where
+                )
+            )
+        with path.open("rb") as opened:
+            if _is_right(file, opened, os.fstat(opened.fileno()).st_size):
+                return path
+        path.resolve().unlink(missing_ok=True)  # the cache has links
+        path.unlink(missing_ok=True)
+    raise IntegrityError(
+        f"{repo_id}: {file.rfilename} came {_ATTEMPTS} times with another SHA-256 or size than the "
+        "hub announces; something on the way changes it"
+    )
+
+
+def _is_right(file: Any, opened: BufferedReader | BytesIO, nbytes: int) -> bool:
+    """Whether contents are what the hub announces: large files by SHA-256, small ones as Git."""
+    if file.size is not None and nbytes != file.size:
+        return False
+    if file.lfs is not None:
+        return hashlib.file_digest(opened, "sha256").hexdigest() == str(file.lfs.sha256)
+    if not re.fullmatch("[0-9a-f]{40}", file.blob_id or ""):
+        return True
+    start = b"blob %d\0" % nbytes
+    digest = hashlib.file_digest(opened, lambda: hashlib.sha1(start, usedforsecurity=False))
+    return digest.hexdigest() == str(file.blob_id)
 
 
 def _api() -> Any:
@@ -119,11 +234,10 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn the hub's errors into ours, with what to do next."""
     from huggingface_hub import errors
 
-    # the base of every error of the HTTP client that the hub uses
-    client_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
-
     try:
         yield
+    except FlashMoEError:
+        raise
     except errors.GatedRepoError as error:
         raise ReadError(
             f"{repo_id} is gated: accept its terms on its page at the hub, then log in with "
@@ -143,13 +257,26 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
             f"{repo_id} is not on this machine whole and the hub cannot be reached: check the "
             "network and HF_HUB_OFFLINE, then try again"
         ) from error
-    except (client_error, OSError) as error:
+    except (ValueError, TypeError, LookupError) as error:
+        raise ReadError(
+            f"{repo_id}: the hub's answer is none ({type(error).__name__}: {_first_line(error)}); "
+            "something between here and the hub may answer in its place"
+        ) from error
+    except (_client_error(), OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # this machine's own: no room, no right to write
         raise ReadError(
             f"{repo_id}: the hub failed ({type(error).__name__}: {_first_line(error)}); "
             "try again, it goes on from there"
         ) from error
+
+
+def _client_error() -> type[Exception]:
+    """The base of every error of the HTTP client that the hub uses."""
+    from huggingface_hub import errors
+
+    base: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    return base
 
 
 def _silent_bar() -> type[Any]:
@@ -196,6 +323,7 @@ class RemoteCheckpoint:
             info = self._api.model_info(repo_id, revision=revision, files_metadata=True)
         self.commit: str = info.sha
         self._files = {f.rfilename: f for f in info.siblings or [] if "/" not in f.rfilename}
+        self._starts: dict[str, tuple[int, bytes]] = {}
         self.config = self._json("config.json")
         self.manifest: Manifest = build_manifest(self.config, self._headers())
 
@@ -211,37 +339,20 @@ class RemoteCheckpoint:
             folder: Where to put it; made if needed.
 
         Raises:
-            IntegrityError: What came twice is not what the hub announces.
+            IntegrityError: What came several times is not what the hub announces.
             ReadError: The hub cannot be reached.
         """
-        for attempt in range(_ATTEMPTS):
-            with _explained(self.repo_id, self.commit):
-                path = Path(
-                    self._api.hf_hub_download(
-                        self.repo_id,
-                        name,
-                        revision=self.commit,
-                        local_dir=folder,
-                        force_download=attempt > 0,
-                        tqdm_class=self._bar,
-                    )
-                )
-            if self._is_whole(name, path):
-                return path
-            path.unlink()
-        raise IntegrityError(
-            f"{self.repo_id}: {name} came {_ATTEMPTS} times with another SHA-256 or size than the "
-            "hub announces; something on the way changes it"
+        path = _fetch(
+            self.repo_id, self.commit, self._files[name], local_dir=folder, tqdm_class=self._bar
         )
-
-    def _is_whole(self, name: str, path: Path) -> bool:
-        file = self._files[name]
-        if file.size is not None and path.stat().st_size != file.size:
-            return False
-        if file.lfs is None:
-            return True
+        start, digest = self._starts[name]
         with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == str(file.lfs.sha256)
+            if hashlib.sha256(opened.read(start)).digest() != digest:
+                raise IntegrityError(
+                    f"{self.repo_id}: the header of {name} came alone with other bytes than in the "
+                    "file; something on the way changes them: try again"
+                )
+        return path
 
     def _headers(self) -> dict[str, Header]:
         return {name: self._header(name) for name in self._shards()}
@@ -274,6 +385,7 @@ class RemoteCheckpoint:
         whole = 8 + header_bytes(start, size, what)
         if whole > len(start):
             start += self._get(name, len(start), whole)
+        self._starts[name] = len(start), hashlib.sha256(start).digest()
         return parse_header(start, size, what)
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -304,12 +416,19 @@ class RemoteCheckpoint:
             response = http_backoff("GET", url, headers=headers, follow_redirects=True, timeout=30)
             hf_raise_for_status(response)
         data = bytes(response.content)
-        if last is not None and response.status_code == 200:
+        file = self._files[name]
+        if last is None:
+            if _is_right(file, BytesIO(data), len(data)):
+                return data
+            raise ReadError(
+                f"{self.repo_id}: {name} came with {len(data)} bytes and is not what the hub "
+                "announces; try again"
+            )
+        if response.status_code == 200 and len(data) == file.size:
             data = data[first:last]  # a server that does not know ranges sends everything
-        wanted = self._files[name].size if last is None else last - first
-        if wanted is not None and len(data) != wanted:
+        if len(data) != last - first:
             raise ReadError(
                 f"{self.repo_id}: {name} came with {len(data)} bytes from {first}, "
-                f"{wanted} were wanted; try again"
+                f"{last - first} were wanted; try again"
             )
         return data

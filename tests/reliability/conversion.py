@@ -1,12 +1,14 @@
 """Conversions that are killed, fail, or lose their power: always the same bytes in the end.
 
-    python tests/reliability/conversion.py        100 kills, every change of a file fails,
-                                                  50 races, 1,000,000 losses of power
+    python tests/reliability/conversion.py        100 kills, every change of a file fails in four
+                                                  ways, limits on the size of files, 50 races,
+                                                  1,000,000 losses of power
     python tests/reliability/conversion.py --kills 0 --losses 0 --races 3 --step 9
                                                   what the tests do
 
 Linux with glibc. Works in memory (``/dev/shm``) unless ``--folder`` says otherwise. Ends with 1 if
-a manifest was there too early, a result had other bytes, or a missing sync was not noticed.
+a manifest was there too early, a result had other bytes, a missing sync was not noticed, or an
+error did not say what failed and where.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -33,10 +37,20 @@ import tiny
 from flashmoe import convert
 from flashmoe.errors import ConversionError, FlashMoEError
 from power import power_losses
+from reliability import disks
 from reliability.shim import Calls, How, Shim, run_under
 
 BITS = 4
 MUTANTS = (("sync",), ("sync_dir",), ("sync", "sync_dir"))
+PERCENTS = (*range(10, 95, 5), 97, 98, 99)
+REASONS = {
+    How.NO_SPACE: "the disk is full",
+    How.IO_ERROR: "Input/output error",
+    How.QUOTA: "quota of this disk is full",
+    How.READ_ONLY: "Read-only file system",
+}
+"""What an error must say, for each way in which a change fails."""
+TOLD, UNCLEAR = 3, 4
 
 
 class Campaign:
@@ -114,11 +128,11 @@ def changes(campaign: Campaign, how: How, step: int) -> None:
         campaign.convert()
 
     for at in range(how % step, total, step):
-        status = os.waitpid(faults.in_child(lambda: fail_at(at)), 0)[1]  # noqa: B023
         campaign.found[f"changes that failed: {how.name}"] += 1
-        campaign.found["failures that did no harm"] += status == 0
-        died = os.WIFSIGNALED(status)
-        campaign.found["ends by a signal"] += died and how is not How.KILLED
+        if how is How.KILLED:
+            os.waitpid(faults.in_child(lambda: fail_at(at)), 0)  # noqa: B023
+        elif not ended(campaign, lambda: fail_at(at), REASONS[how]):  # noqa: B023
+            campaign.found["failures that did no harm"] += 1
         campaign.look()
         campaign.make_good()
 
@@ -176,25 +190,19 @@ def races(campaign: Campaign, times: int) -> None:
         campaign.make_good()
 
 
-def full_disk(campaign: Campaign) -> None:
+def full_disks(campaign: Campaign) -> None:
     """Disks of 20 sizes that are too small, told before and found out on the way; then a larger."""
     need = sum(len(data) for data in campaign.golden.values())
     there = campaign.folder / "disk"
-    there.mkdir()
     campaign.out, usual = there / "out", campaign.out
-    for percent in (*range(10, 95, 5), 97, 98, 99):
-        for known in (True, False):
-            size = f"size={need * percent // 100}"
-            subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", there], check=True)
-            try:
-                campaign.found["full disks"] += 1
+    for percent in PERCENTS:
+        for disk, known in product((disks.tmpfs, disks.ext4), (True, False)):
+            with disk(there, need * percent // 100) as enlarge:
+                campaign.found[f"full disks: {disk.__name__}"] += 1
                 campaign.found["full disks unnoticed"] += not refused(campaign, known)
                 campaign.look()
-                grown = f"remount,size={4 * need + (1 << 20)}"
-                subprocess.run(["mount", "-o", grown, there], check=True)
+                enlarge()
                 campaign.make_good()
-            finally:
-                subprocess.run(["umount", there], check=True)
     campaign.out = usual
 
 
@@ -204,9 +212,45 @@ def refused(campaign: Campaign, known: bool) -> bool:
     try:
         with nullcontext() if known else patch("shutil.disk_usage", lambda _: room):
             campaign.convert()
-    except ConversionError as error:
+    except (ConversionError, OSError) as error:
         return ("needs" if known else "disk is full") in str(error)
     return False
+
+
+def limited_files(campaign: Campaign) -> None:
+    """Files may only become so large, which the system also tells by a signal that kills."""
+    largest = max(len(data) for data in campaign.golden.values())
+
+    def limited(limit: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        campaign.convert()
+
+    for percent in (0, *PERCENTS):
+        limit = largest * percent // 100
+        campaign.found["limits on files"] += 1
+        told = ended(campaign, lambda: limited(limit), "File too large")  # noqa: B023
+        campaign.found["limits unnoticed"] += not told
+        campaign.look()
+        campaign.make_good()
+
+
+def ended(campaign: Campaign, work: Callable[[], None], reason: str) -> bool:
+    """Whether a process failed at its work; then by an error that names reason and place."""
+
+    def told() -> None:
+        try:
+            work()
+        except (ConversionError, OSError) as error:
+            if reason in str(error) and str(campaign.out.parent) in str(error):
+                os._exit(TOLD)
+            print(f"not {reason!r} with a place: {error}", file=sys.stderr, flush=True)
+            os._exit(UNCLEAR)
+
+    status = os.waitpid(faults.in_child(told), 0)[1]
+    campaign.found["ends by a signal"] += os.WIFSIGNALED(status)
+    code = os.waitstatus_to_exitcode(status)
+    campaign.found["unclear errors"] += code not in (0, TOLD)
+    return code != 0
 
 
 BAD = (
@@ -215,6 +259,8 @@ BAD = (
     "ends by a signal",
     "missing syncs unnoticed",
     "full disks unnoticed",
+    "limits unnoticed",
+    "unclear errors",
     "races that not one won",
 )
 
@@ -227,7 +273,9 @@ def main() -> int:
     parser.add_argument("--losses", type=float, default=1e6, help="of power; 0 to leave out")
     parser.add_argument("--resumed", type=int, default=5000, help="of these, run to the end")
     parser.add_argument("--races", type=int, default=50, help="of two conversions")
-    parser.add_argument("--full-disk", action="store_true", help="mount small disks; needs root")
+    parser.add_argument(
+        "--full-disk", action="store_true", help="mount small disks of two kinds; needs root"
+    )
     parser.add_argument("--folder", type=Path, help="where to work")
     parser.add_argument("--under-shim", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -239,11 +287,12 @@ def main() -> int:
         campaign = Campaign(Path(folder))
         if a.kills:
             kills(campaign, a.kills)
-        for how in (How.KILLED, How.NO_SPACE, How.IO_ERROR):
+        for how in (How.KILLED, *REASONS):
             changes(campaign, how, a.step)
+        limited_files(campaign)
         races(campaign, a.races)
         if a.full_disk:
-            full_disk(campaign)
+            full_disks(campaign)
         if a.losses:
             losses(campaign, int(a.losses), a.resumed)
             mutants(campaign)

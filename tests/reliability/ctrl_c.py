@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +22,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pytest
+from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import logging as hub_logging
+
 import tiny
-from flashmoe import Generator, Model, Sampler, convert, errors, verify
+from flashmoe import Generator, Model, Sampler, convert, errors, hub, verify
+from test_hub import served
 
 PROMPT = [i % 190 for i in range(1500)]
+STORY = "Tell me a short story about a fox."
 
 
 class Stopped:
@@ -62,6 +69,7 @@ def interrupt(call: Callable[[], Any], after: float, outcome: Stopped) -> bool:
         timer.join()
         return True
     outcome.ended += 1
+    outcome.wrong += bool(sent)  # somebody kept the signal to himself
     return False
 
 
@@ -144,6 +152,82 @@ def converting(source: Path, folder: Path, times: int, rng: random.Random) -> St
     return found
 
 
+def pulling(source: Path, folder: Path, times: int, rng: random.Random) -> Stopped:
+    """A download from a slow hub that is stopped is done by the next call, and whole."""
+    found = Stopped()
+    fresh = iter(range(10**6))
+
+    def is_whole(there: Path) -> bool:
+        return all((there / p.name).read_bytes() == p.read_bytes() for p in source.iterdir())
+
+    with pytest.MonkeyPatch.context() as patch, served(source, folder, patch) as server:
+
+        def pull(pause: float) -> Path:
+            server.pause = pause
+            return hub.resolve("acme/tiny")
+
+        def empty() -> None:
+            patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / f"{next(fresh)}"))
+
+        empty()
+        start = time.monotonic()
+        pull(0.005)
+        whole = time.monotonic() - start
+        for _ in range(times):
+            empty()
+            if rng.random() < 0.3:
+                interrupt(lambda: pull(0.3), rng.uniform(0, 2), found)
+            else:
+                interrupt(lambda: pull(0.005), rng.uniform(0, whole), found)
+            found.wrong += not is_whole(pull(0))
+    return found
+
+
+def chatting(folder: Path, times: int, rng: random.Random) -> Stopped:
+    """The chat in a terminal: an answer that is stopped, and after it the prompt and the next."""
+    from test_chat_cli import Terminal
+
+    found = Stopped()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        terminal = Terminal("demo", "-t", "0", "--memory", "8MB")
+    terminal.until("/help for commands")
+    terminal.ready()
+
+    def say(text: str) -> None:
+        terminal.type(text + "\r")
+        terminal.until("\x1b[?2004l")  # the line was taken
+
+    def ask_for_a_story() -> float:
+        say(STORY)
+        while not termios.tcgetattr(terminal.fd)[3] & termios.ISIG:
+            time.sleep(0.0002)  # Ctrl-C is still a key of the line editor
+        return time.monotonic()
+
+    start = ask_for_a_story()
+    terminal.until("tok/s")
+    whole = time.monotonic() - start
+    terminal.ready()
+    for _ in range(times):
+        ask_for_a_story()
+        wait = rng.uniform(0, whole)
+        time.sleep(wait)
+        sent = time.monotonic()
+        terminal.type("\x03")
+        if terminal.until_any("[stopped]", "once more leaves") == "[stopped]":
+            found.late.append(time.monotonic() - sent)
+        else:
+            found.ended += 1
+        terminal.ready()
+        say("/clear")
+        terminal.ready()
+        say("What is 12 * 7?")
+        found.wrong += "12 times 7 is 84." not in terminal.until("tok/s")
+        terminal.ready()
+    found.wrong += terminal.close() != 0
+    return found
+
+
 def campaign(folder: Path, times: int, seed: int = 0) -> dict[str, Stopped]:
     """All kinds of calls, each interrupted so many times.
 
@@ -162,14 +246,35 @@ def campaign(folder: Path, times: int, seed: int = 0) -> dict[str, Stopped]:
     return found
 
 
+def programs(folder: Path, times: int, seed: int = 0) -> dict[str, Stopped]:
+    """The same of what waits for others: a download, and a person's chat.
+
+    Args:
+        folder: Where models go.
+        times: Signals for each kind.
+        seed: Of their moments.
+    """
+    rng = random.Random(seed)
+    source = folder / "repository"
+    tiny.write(source, "qwen3_moe", seed=2, dtype="bf16", num_hidden_layers=2, shards=3)
+    return {
+        "pull": pulling(source, folder, times, rng),
+        "chat": chatting(folder, times, rng),
+    }
+
+
 def main() -> int:
     """Print what was found; 1 if something was late or wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--times", type=int, default=200, help="signals for each kind of call")
     parser.add_argument("--limit", type=float, default=0.2, help="latest, in seconds")
+    parser.add_argument("--programs", action="store_true", help="only downloads and the chat")
     options = parser.parse_args()
+    hub_logging.set_verbosity_error()
+    disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
-        found = campaign(Path(folder), options.times)
+        found = programs(Path(folder), options.times)
+        found |= campaign(Path(folder), options.times) if not options.programs else {}
     bad = 0
     for name, outcome in found.items():
         late = sorted(outcome.late)

@@ -2,6 +2,7 @@
 
     python tests/reliability/files.py             100 times each
     python tests/reliability/files.py --times 3   what the tests do
+    python tests/reliability/files.py --disks     and disks that are unmounted or break; needs root
 
 Ends with 1 if a token was wrong, or an error was none of ours.
 """
@@ -13,12 +14,14 @@ import os
 import random
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -26,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import flashmoe
 from flashmoe import FlashMoEError, Model
 from flashmoe.errors import ExpertReadError, IntegrityError
+from reliability import disks
 from reliability.reads import ROOMY, Runner, flip
 
 TOKENS = 16
@@ -131,15 +135,64 @@ def few_descriptors(found: Counter[str]) -> None:
     found["descriptors left behind"] += len(os.listdir("/proc/self/fd")) != now
 
 
-BAD = ("wrong tokens", "other errors", "descriptors left behind")
+def disks_that_go(times: int, found: Counter[str]) -> None:
+    """The disk of a model is unmounted, or gives errors from some moment of an answer on."""
+    draw = random.Random(12)
+    path = flashmoe.demo_model_path()
+    with Runner(path, "buffered", TOKENS, memory=ROOMY) as runner:
+        start = time.monotonic()
+        want = runner.answer()
+        usual = time.monotonic() - start
+
+    def busy(there: Path, image: Path) -> None:
+        told = subprocess.run(["umount", there], capture_output=True, text=True)
+        found["unmounted while in use"] += "busy" not in told.stderr
+
+    def lazily(there: Path, image: Path) -> None:
+        disks.call("umount", "-l", there)
+
+    def cut_below(there: Path, image: Path) -> None:
+        os.truncate(image, image.stat().st_size // 8)
+        for file in there.glob("model/experts-*"):  # the page cache needs no disk
+            with file.open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    changes = {busy: (), lazily: (), cut_below: (ExpertReadError, IntegrityError)}
+    for (change, allowed), read in product(changes.items(), ("buffered", "direct")):
+        for number in range(times):
+            with tempfile.TemporaryDirectory() as folder:
+                there = Path(folder) / "disk"
+                with disks.ext4_in_a_file(there) as image:
+                    copy = shutil.copytree(path, there / "model")
+                    os.sync()
+                    with Runner(copy, read, TOKENS, 0 if number % 2 else ROOMY) as runner:
+                        changer = threading.Timer(
+                            draw.uniform(0, usual / 2),
+                            lambda: change(there, image),  # noqa: B023
+                        )
+                        changer.start()
+                        judge(runner, want, allowed, f"{change.__name__}, {read}", found)
+                        changer.join()
+                        judge(runner, want, allowed, f"{change.__name__}, {read}", found)
+
+
+BAD = (
+    "unmounted while in use",
+    "wrong tokens",
+    "other errors",
+    "descriptors left behind",
+)
 
 
 def main() -> int:
     """Print what was found; 1 if there is something bad."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--times", type=int, default=100, help="for each kind of change")
+    parser.add_argument("--disks", action="store_true", help="and disks that go; needs root")
     a = parser.parse_args()
     found: Counter[str] = Counter()
+    if a.disks:
+        disks_that_go(a.times, found)
     changing(a.times, found)
     few_descriptors(found)
     for what in sorted({*found, *BAD}):

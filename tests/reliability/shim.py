@@ -28,6 +28,8 @@ class How(IntEnum):
     NO_SPACE = 7
     KILLED = 8
     SLOW = 9
+    QUOTA = 10
+    READ_ONLY = 11
 
 
 class Calls(IntEnum):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashmoe.conversion.write import Fs
+from flashmoe.conversion.write import Descriptor, Fs, naming
 from flashmoe.errors import ConversionError, LockedError
 
 JOURNAL_NAME = ".convert.journal"
@@ -119,8 +119,9 @@ def locked(directory: Path) -> Iterator[Path]:
             break
         os.close(fd)  # its owner finished and removed it between our two steps
     try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        with naming(Descriptor.of(fd, path)):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         yield path
     finally:
         os.close(fd)

@@ -31,6 +31,11 @@ _HASH_BYTES = 8 << 20
 _SMALL_BYTES = 1 << 20
 """Room for manifest and journal, besides the checksums."""
 
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your quota of this disk is full",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -81,22 +86,25 @@ class Conversion:
             ReadError: The source cannot be read whole.
         """
         self._check_room()
-        self._make_directory()
-        with locked(self._directory) as lock:
-            journal = Journal(self._fs, self._directory)
-            try:
-                self._check_unused(journal)
-            except ConversionError:
-                self._fs.remove(lock)
-                raise
-            with self._explained():
-                self._begin(journal)
-                if not (self._directory / MANIFEST_NAME).exists():
-                    self._convert(journal)
-            self._source.clean()
-            self._fs.remove(journal.path)
+        with self._explained():
+            self._make_directory()
+            with locked(self._directory) as lock:
+                self._run_locked(lock)
+
+    def _run_locked(self, lock: Path) -> None:
+        journal = Journal(self._fs, self._directory)
+        try:
+            self._check_unused(journal)
+        except ConversionError:
             self._fs.remove(lock)
-            self._fs.sync_dir(self._directory)
+            raise
+        self._begin(journal)
+        if not (self._directory / MANIFEST_NAME).exists():
+            self._convert(journal)
+        self._source.clean()
+        self._fs.remove(journal.path)
+        self._fs.remove(lock)
+        self._fs.sync_dir(self._directory)
 
     def _begin(self, journal: Journal) -> None:
         """Write down what is converted, or check that it is still the same."""
@@ -306,14 +314,17 @@ class Conversion:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say what to do when the disk is full."""
+        """Say what to do when the disk is full, and of any other failure where it was."""
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            full = _FULL.get(error.errno or 0)
+            if full is None:
+                if error.errno and error.filename is None:
+                    error.filename = str(self._directory)
                 raise
             raise ConversionError(
-                f"{self._directory}: the disk is full; what is written stays: "
+                f"{self._directory}: {full}; what is written stays: "
                 "free some room and give the same command again"
             ) from error
 

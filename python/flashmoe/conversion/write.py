@@ -10,6 +10,34 @@ from pathlib import Path
 from typing import Any
 
 
+class Descriptor(int):
+    """Of an open file whose name is known.
+
+    Attributes:
+        path: The file's.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, fd: int, path: Path) -> Descriptor:
+        """Give a descriptor its file's name."""
+        made = cls(fd)
+        made.path = path
+        return made
+
+
+@contextmanager
+def naming(fd: int) -> Iterator[None]:
+    """Errors say which file it was, if the descriptor knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and isinstance(fd, Descriptor):
+            error.filename = str(fd.path)
+        raise
+
+
 class Fs:
     """Changes to files and directories.
 
@@ -23,20 +51,23 @@ class Fs:
 
     def create(self, path: Path) -> int:
         """Open a file for reading and writing, created if it is not there; a descriptor."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return Descriptor.of(fd, path)
 
     def allocate(self, fd: int, nbytes: int) -> None:
         """Make a file ``nbytes`` long with blocks for all of them, so that none is short later."""
-        if hasattr(os, "posix_fallocate") and nbytes:
-            os.posix_fallocate(fd, 0, nbytes)
-        os.ftruncate(fd, nbytes)
+        with naming(fd):
+            if hasattr(os, "posix_fallocate") and nbytes:
+                os.posix_fallocate(fd, 0, nbytes)
+            os.ftruncate(fd, nbytes)
 
     def write(self, fd: int, data: Any, at: int) -> None:
         """Write all of ``data``, any contiguous buffer, from byte ``at``."""
         view = memoryview(data).cast("B")
-        while view:
-            done = os.pwrite(fd, view, at)
-            view, at = view[done:], at + done
+        with naming(fd):
+            while view:
+                done = os.pwrite(fd, view, at)
+                view, at = view[done:], at + done
 
     def sync(self, fd: int) -> None:
         """Return once the file's contents are on the disk itself."""
@@ -50,7 +81,8 @@ class Fs:
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
                     raise
-        os.fsync(fd)  # also for file systems that know nothing better
+        with naming(fd):
+            os.fsync(fd)  # also for file systems that know nothing better
 
     def rename(self, old: Path, new: Path) -> None:
         """Give a file another name in the same directory; replaces what had that name."""
@@ -64,7 +96,7 @@ class Fs:
         """Return once the names in a directory are on the disk itself."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.sync(fd)
+            self.sync(Descriptor.of(fd, path))
         finally:
             os.close(fd)
 

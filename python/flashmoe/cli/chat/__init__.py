@@ -138,17 +138,26 @@ def _talk(commands: Commands, lines: LineInput, person: bool) -> None:
         leaving = False
         if line is None:
             return
-        line = line.strip()
-        if line.startswith("/"):
-            if not commands.obey(line):
-                return
-        elif line:
+        with commands.conversation.interrupts as interrupts:
             try:
-                commands.conversation.say(line, commands.screen)
-                if person:
-                    show.note(show.short_stats(commands.conversation.generator.stats))
-                    commands.keep()
+                if not _obey_or_answer(commands, line.strip(), person):
+                    return
+            except KeyboardInterrupt:  # just before an answer, or while its end is written down
+                with interrupts.held():
+                    commands.screen.end(True)
             except FlashMoEError as error:
                 click.echo(f"\nflashmoe: {error}", err=True)
             except OSError as error:
                 click.echo(f"flashmoe: the conversation cannot be kept: {error}", err=True)
+
+
+def _obey_or_answer(commands: Commands, line: str, person: bool) -> bool:
+    """What a line wants; False if that is to leave."""
+    if line.startswith("/"):
+        return commands.obey(line)
+    if line:
+        commands.conversation.say(line, commands.screen)
+        if person:
+            show.note(show.short_stats(commands.conversation.generator.stats))
+            commands.keep()
+    return True

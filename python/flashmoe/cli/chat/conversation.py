@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flashmoe.cli.chat.interrupts import Interrupts
 from flashmoe.cli.options import SAMPLER_NAMES
 from flashmoe.errors import ArgumentError
 from flashmoe.sampler import Sampler
@@ -44,6 +45,7 @@ class Conversation:
         functions: What the model may call, by name.
         tools_on: Whether it may, now.
         approve: Asked before each call.
+        interrupts: Of answers; nothing is heard unless it was entered.
         max_rounds: Answers to one message that may call functions.
         messages: All of them but the system message.
     """
@@ -55,6 +57,7 @@ class Conversation:
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
     tools_on: bool = True
     approve: Callable[[ToolCall], bool] = lambda _call: False
+    interrupts: Interrupts = field(default_factory=Interrupts)
     max_rounds: int = 8
     messages: list[dict[str, Any]] = field(default_factory=list)
 
@@ -107,17 +110,18 @@ class Conversation:
             list(self.functions.values()) if self.tools_on and self.functions else None,
             enable_thinking=self.think,
             max_tokens=self.max_tokens,
-            progress=screen.progress,
+            progress=lambda done, total: self._draw(screen.progress, done, total),
         )
         try:
             for chunk in stream:
                 chunks.append(chunk)
-                screen.show(chunk)
+                self._draw(screen.show, chunk)
             stopped = False
         except KeyboardInterrupt:
             pass  # what was said stays said
         finally:
-            screen.end(stopped)
+            with self.interrupts.held():
+                screen.end(stopped)
         if not chunks:
             return ()
         answer = Generation.of(chunks, self.generator.stats, parts=True)
@@ -125,6 +129,11 @@ class Conversation:
             answer = replace(answer, tool_calls=[])
         self.messages.append(answer.message)
         return answer.tool_calls
+
+    def _draw(self, how: Callable[..., None], *what: Any) -> None:
+        with self.interrupts.held():
+            how(*what)
+        self.interrupts.check()
 
     # ---- going back ----
 

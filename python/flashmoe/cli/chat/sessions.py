@@ -68,7 +68,7 @@ def save(path: Path, conversation: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)  # Ctrl-C may come when it has its name already
         raise
 
 
