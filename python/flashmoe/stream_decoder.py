@@ -155,6 +155,5 @@ def _is_local(stages: list[dict[str, Any]]) -> bool:
     return True
 
 
-
 def _is_byte_token(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
