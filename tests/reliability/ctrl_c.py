@@ -205,7 +205,7 @@ def chatting(folder: Path, times: int, rng: random.Random) -> Stopped:
         return time.monotonic()
 
     start = ask_for_a_story()
-    terminal.until("tok/s")
+    last_line = terminal.until("tok/s").split("\r\n")[-2].strip()
     whole = time.monotonic() - start
     terminal.ready()
     for _ in range(times):
@@ -214,7 +214,14 @@ def chatting(folder: Path, times: int, rng: random.Random) -> Stopped:
         time.sleep(wait)
         sent = time.monotonic()
         terminal.type("\x03")
-        if terminal.until_any("[stopped]", "once more leaves") == "[stopped]":
+        try:
+            told = terminal.until_any("[stopped]", "once more leaves", seconds=5)
+        except AssertionError:
+            told = "nothing"
+            if last_line not in terminal.seen.partition("^C")[0]:  # else it was all there
+                found.wrong += 1
+                print(f"unheard: {terminal.seen!r}")
+        if told == "[stopped]":
             found.late.append(time.monotonic() - sent)
         else:
             found.ended += 1

@@ -123,36 +123,39 @@ def _talk(commands: Commands, lines: LineInput, person: bool) -> None:
         lines: Where they come from.
         person: Whether somebody types them.
     """
-    from flashmoe.errors import FlashMoEError
-
     leaving = False
     while True:
         try:
             line = lines.read()
-        except KeyboardInterrupt:
+            leaving = False
+            if line is None or not _take(commands, line.strip(), person):
+                return
+        except KeyboardInterrupt:  # at the prompt, or just before it
             if leaving:
                 return
             leaving = True
             show.note("Ctrl-C once more leaves")
-            continue
-        leaving = False
-        if line is None:
-            return
-        with commands.conversation.interrupts as interrupts:
-            try:
-                if not _obey_or_answer(commands, line.strip(), person):
-                    return
-            except KeyboardInterrupt:  # just before an answer, or while its end is written down
-                with interrupts.held():
-                    commands.screen.end(True)
-            except FlashMoEError as error:
-                click.echo(f"\nflashmoe: {error}", err=True)
-            except OSError as error:
-                click.echo(f"flashmoe: the conversation cannot be kept: {error}", err=True)
+
+
+def _take(commands: Commands, line: str, person: bool) -> bool:
+    """Do what a line wants, which Ctrl-C may stop; False if that is to leave."""
+    from flashmoe.errors import FlashMoEError
+
+    with commands.conversation.interrupts as interrupts:
+        try:
+            return _obey_or_answer(commands, line, person)
+        except KeyboardInterrupt:  # just before an answer, or while its end is written down
+            with interrupts.held():
+                commands.screen.end(True)
+        except FlashMoEError as error:
+            click.echo(f"\nflashmoe: {error}", err=True)
+        except OSError as error:
+            click.echo(f"flashmoe: the conversation cannot be kept: {error}", err=True)
+    return True
 
 
 def _obey_or_answer(commands: Commands, line: str, person: bool) -> bool:
-    """What a line wants; False if that is to leave."""
+    """Obey a command, False if that is to leave, or answer a message."""
     if line.startswith("/"):
         return commands.obey(line)
     if line:

@@ -53,7 +53,8 @@ class LineInput:
             return self._with_readline(history)
         _make_private(history)
         session = _session(history, self._commands)
-        return lambda: str(session.prompt(self._prompt))
+        # Its own way with SIGINT forgets one that comes when the line was just taken.
+        return lambda: str(session.prompt(self._prompt, handle_sigint=False))
 
     def _with_readline(self, history: Path) -> Callable[[], str]:
         import atexit
