@@ -192,6 +192,24 @@ def test_ctrl_c_does_not_cut_what_is_drawn(talk: Conversation) -> None:
     assert [m["role"] for m in talk.messages] == ["user", "assistant"]
 
 
+def test_ctrl_c_while_the_end_is_drawn_calls_no_function(model: Model, weather: Path) -> None:
+    class Ending(PlainScreen):
+        ends: tuple[bool, ...] = ()
+
+        def end(self, stopped: bool) -> None:
+            if not self.ends:
+                signal.raise_signal(signal.SIGINT)
+            self.ends = (*self.ends, stopped)
+
+    screen = Ending(interactive=False)
+    talk = Conversation(Generator(model, Sampler(temperature=0)), functions=load_functions(weather))
+    talk.approve = lambda _: pytest.fail("it was called")
+    with talk.interrupts:
+        talk.say("Weather forecast for Oslo, 3 days", screen)
+    assert screen.ends == (False, True)
+    assert [m["role"] for m in talk.messages] == ["user", "assistant"]
+
+
 def test_a_follow_up_evaluates_what_is_new(model: Model, screen: PlainScreen) -> None:
     cache = PrefixCache(model, memory=50_000_000)
     talk = Conversation(Generator(model, Sampler(temperature=0), prefix_cache=cache), max_tokens=20)

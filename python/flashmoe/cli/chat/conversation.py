@@ -122,6 +122,9 @@ class Conversation:
         finally:
             with self.interrupts.held():
                 screen.end(stopped)
+        if self.interrupts.heard and not stopped:  # while the end was drawn: call nothing now
+            stopped = True
+            screen.end(stopped)
         if not chunks:
             return ()
         answer = Generation.of(chunks, self.generator.stats, parts=True)
