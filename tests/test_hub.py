@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -112,6 +113,28 @@ def test_a_repository_is_downloaded_once(repo: Path, server: hub_server.Hub) -> 
     assert all(server.fetched(name) == 1 for name in SHARDS)
     server.gone = True
     assert hub.resolve("acme/tiny") == path  # what is here needs no hub
+
+
+@pytest.mark.parametrize("name", [SHARDS[1], "tokenizer.json"])
+def test_wrong_bits_do_not_stay_in_the_cache(name: str, repo: Path, server: hub_server.Hub) -> None:
+    server.spoilt = {name: 1}
+    path = hub.resolve("acme/tiny")
+    assert (path / name).read_bytes() == (repo / name).read_bytes()
+    assert server.fetched(name) == 2
+
+
+def test_what_nobody_has_checked_is_checked_by_the_next(
+    repo: Path, server: hub_server.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ended when a file was there, but not looked at."""
+    server.spoilt = dict.fromkeys((file.name for file in repo.iterdir()), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_is_right", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            hub.resolve("acme/tiny")
+    path = hub.resolve("acme/tiny")
+    for file in repo.iterdir():
+        assert (path / file.name).read_bytes() == file.read_bytes()
 
 
 def test_only_what_makes_a_model_is_downloaded(
