@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flashmoe.errors import ArgumentError
+from flashmoe.panics import translated
 from flashmoe.tool_grammar import check_number, forced_tools, laid_out, tool_call_grammar
 
 if TYPE_CHECKING:
@@ -120,12 +121,10 @@ class Grammars:
                 "answer that follows a grammar could not end"
             )
         self.end_tokens = sorted(end_tokens)
-        try:
+        with translated(ArgumentError, "llguidance cannot use this tokenizer"):
             self._tokenizer = llguidance.LLTokenizer(
                 tokenizer_json, n_vocab=vocab_size, eos_token=self.end_tokens
             )
-        except Exception as error:
-            raise ArgumentError(f"llguidance cannot use this tokenizer: {error}") from error
         self._limits = llguidance.LLParserLimits(
             verbose_errors=False, initial_lexer_fuel=LEXER_FUEL
         )
@@ -152,7 +151,10 @@ class Grammars:
                 return self._compiled[grammar]
         if trial is not None:
             trial(grammar, what)
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+        with translated(ArgumentError, what):
+            matcher = llguidance.LLMatcher(
+                self._tokenizer, grammar, log_level=0, limits=self._limits
+            )
         if matcher.is_error():
             raise ArgumentError(f"{what}: {matcher.get_error()}")
         with self._lock:

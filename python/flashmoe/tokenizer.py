@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashmoe.chat import ChatTemplate
 from flashmoe.errors import TokenizerError
+from flashmoe.panics import translated
 from flashmoe.stream_decoder import StreamDecoder, make_stream_decoder
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Tokenizer:
             TokenizerError: The text cannot be encoded, for example because of a lone
                 surrogate.
         """
-        with _as_tokenizer_errors("the text cannot be encoded"):
+        with translated(TokenizerError, "the text cannot be encoded"):
             text.encode()
             if len(text) > _LONG_TEXT:
                 texts = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
@@ -219,7 +219,7 @@ class Tokenizer:
         Raises:
             TokenizerError: An id is negative or too large to be one.
         """
-        with _as_tokenizer_errors("the token ids cannot be decoded"):
+        with translated(TokenizerError, "the token ids cannot be decoded"):
             return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def stream(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
@@ -243,7 +243,7 @@ class Tokenizer:
 
     def id_to_token(self, token_id: int) -> str | None:
         """Stored text of a token (byte-level: in the byte alphabet), ``None`` if unused."""
-        with _as_tokenizer_errors("not a token id"):
+        with translated(TokenizerError, "not a token id"):
             return self._backend.id_to_token(token_id)
 
 
@@ -257,14 +257,14 @@ def _load_backend(path: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer
             f"{file}: missing; the checkpoint has no tokenizer that can be read, "
             "work with token ids or copy tokenizer.json from the original model"
         )
-    with _as_tokenizer_errors(f"{file}: broken"):
+    with translated(TokenizerError, f"{file}: broken"):
         _refuse_subword_prefix(file.read_bytes())
         backend = tokenizers.Tokenizer.from_file(str(file))
     declared = _declared_added_tokens(path / "tokenizer_config.json", config)
     wrong = [i for i, token in declared.items() if backend.token_to_id(token["content"]) != i]
     if not wrong:
         return backend
-    with _as_tokenizer_errors(f"{file}: broken"):
+    with translated(TokenizerError, f"{file}: broken"):
         stored = json.loads(file.read_text(encoding="utf-8"))
         known = {token["id"]: token for token in stored["added_tokens"]}
         merged = {**{i: {**declared[i], "id": i} for i in wrong}, **known}
@@ -308,7 +308,7 @@ def _declared_added_tokens(file: Path, config: Mapping[str, Any]) -> dict[int, d
     """The tokens of ``added_tokens_decoder`` by id, every flag present."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "special": False}
     declared = {}
-    with _as_tokenizer_errors(f"{file}: added_tokens_decoder is not a table of tokens by id"):
+    with translated(TokenizerError, f"{file}: added_tokens_decoder is not a table of tokens by id"):
         for key, token in config.get("added_tokens_decoder", {}).items():
             values = {name: bool(token.get(name, default)) for name, default in flags.items()}
             normalized = bool(token.get("normalized", not values["special"]))
@@ -337,7 +337,7 @@ def _special_tokens(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
             raise TokenizerError(
                 f"{path / 'tokenizer_config.json'}: {name} is {value!r}, not a token's text"
             )
-        with _as_tokenizer_errors(f"{path / 'tokenizer_config.json'}: {name}"):
+        with translated(TokenizerError, f"{path / 'tokenizer_config.json'}: {name}"):
             text.encode()
         named[name] = text
     return named
@@ -402,14 +402,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TokenizerError(f"{file}: holds {type(value).__name__}, not a JSON object")
     return value
-
-
-@contextmanager
-def _as_tokenizer_errors(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong, a panic of the Rust code included, into TokenizerError."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
-        raise
-    except BaseException as error:  # a panic derives from BaseException only
-        raise TokenizerError(f"{what}: {error}") from error
