@@ -66,20 +66,31 @@ class Unlocked
     Unlocked() : state_(PyEval_SaveThread()) {}
     ~Unlocked()
     {
-        while (leaving && !pthread_equal(pthread_self(), last)) pause();
+        coming++;
+        if (leaving && !pthread_equal(pthread_self(), last)) {
+            coming--;
+            for (;;) pause();
+        }
         PyEval_RestoreThread(state_);
+        coming--;
     }
     Unlocked(const Unlocked &) = delete;
     Unlocked &operator=(const Unlocked &) = delete;
 
-    // The interpreter is about to end, on this thread.
+    // The interpreter is about to end, on this thread. Who waits for the GIL already still gets it.
     static void leave()
     {
         last = pthread_self();
         leaving = true;
+        while (coming) {
+            PyThreadState *state = PyEval_SaveThread();
+            usleep(100);
+            PyEval_RestoreThread(state);
+        }
     }
 
   private:
+    inline static std::atomic<int> coming{0};
     inline static std::atomic<bool> leaving{false};
     inline static pthread_t last;
     PyThreadState *state_;
