@@ -25,6 +25,9 @@ from reliability import ctrl_c, threads
 PROMPT = list(range(40))
 GREEDY = Sampler(temperature=0)
 
+LEFT_OPEN = "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+"""A signal just after a file was opened leaves it to the finaliser, which closes it and warns."""
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,16 +46,15 @@ def model(path: Path) -> Iterator[Model]:
 # ---- signals ---------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see below
+@pytest.mark.filterwarnings(LEFT_OPEN)
 def test_ctrl_c_at_any_time(tmp_path: Path) -> None:
-    # A signal just after a file was opened leaves it to the finaliser, which warns and closes it.
     for name, outcome in ctrl_c.campaign(tmp_path, times=8, seed=1).items():
         assert outcome.wrong == 0, name
-        assert outcome.late, name  # of 8: some end before
+        assert len(outcome.late) >= 4, name  # of 8: the others ended before
         assert max(outcome.late) < 2, name
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see above
+@pytest.mark.filterwarnings(LEFT_OPEN)
 def test_ctrl_c_while_downloading_and_in_the_chat(tmp_path: Path) -> None:
     pytest.importorskip("prompt_toolkit")
     for name, outcome in ctrl_c.programs(tmp_path, times=4, seed=3).items():

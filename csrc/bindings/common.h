@@ -77,12 +77,13 @@ class Unlocked
     Unlocked(const Unlocked &) = delete;
     Unlocked &operator=(const Unlocked &) = delete;
 
-    // The interpreter is about to end, on this thread. Who waits for the GIL already still gets it.
+    // The interpreter is about to end, on this thread. Who waits for the GIL already still gets it; for a second, as in a forked
+    // process those who waited are not there.
     static void leave()
     {
         last = pthread_self();
         leaving = true;
-        while (coming) {
+        for (int i = 0; coming && i < 10000; i++) {
             PyThreadState *state = PyEval_SaveThread();
             usleep(100);
             PyEval_RestoreThread(state);
