@@ -301,6 +301,7 @@ static void test_ahead(void)
     open_model(&m, 16, false, 1, 1); /* closed with reads in flight */
     CHECK(fm_expert_store_ahead(m.store, 1, NULL, EXPERTS, 0));
     CHECK(fm_expert_store_resize(m.store, 4, 0, &err) == FM_OK);
+    fm_expert_store_enter(m.store, 2, EXPERTS); /* what did arrive is not fresh any more, and leaves room */
     CHECK(fm_expert_store_ahead(m.store, 2, NULL, EXPERTS, 0));
     close_model(&m);
 }
