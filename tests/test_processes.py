@@ -302,6 +302,34 @@ print("end", flush=True)
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
+def test_a_program_ends_while_a_thread_waits_for_the_gil(path: Path) -> None:
+    """Python would end the thread inside of our functions, and with it, by abort(), the process."""
+    program = """
+import sys, threading, time
+from flashmoe import Model
+model = Model(sys.argv[1], threads=1)
+model.logits([1])
+class Last:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.2)  # another thread may have the GIL, and is ended for it
+sys.last = Last()  # goes when the interpreter has nearly ended
+def work():
+    while True:
+        model.logits([1] * 2000)
+sys.setswitchinterval(5)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.05)
+print("end", flush=True)
+until = time.monotonic() + 0.5
+while time.monotonic() < until:
+    pass  # keeps the GIL, which the thread wants by now
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
 def test_sigterm_ends_a_server_in_order() -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "flashmoe", "serve", "--demo", "--port", "0"],
