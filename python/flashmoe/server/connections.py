@@ -74,15 +74,18 @@ class Connection(H11Protocol):
         waited = self.loop.time() - self._since
         unsent = self.transport.get_write_buffer_size()
         answering = self.cycle is not None and not self.cycle.response_complete
+        left = _LOOK
         if unsent:
             if unsent != self._unsent:
                 self._since = self.loop.time()
-            elif waited > self.settings.write_timeout:
+            elif waited >= self.settings.write_timeout:
                 self.transport.abort()
-        elif not answering and waited > self.settings.head_timeout:
-            self.transport.close()
+        elif not answering:
+            left = self.settings.head_timeout - waited
+            if left <= 0:
+                self.transport.close()
         self._unsent = unsent
-        self._look_again = self.loop.call_later(_LOOK, self._look)
+        self._look_again = self.loop.call_later(min(_LOOK, max(left, 0.01)), self._look)
 
 
 def uvicorn_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
