@@ -425,7 +425,8 @@ def test_ctrl_c_leaves_nothing_behind(with_text: tuple[Path, Path], tmp_path: Pa
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 130 and out == ""
+    # by the signal: interrupted in a module's generated code, Python ends `-m` so, 130 to a shell
+    assert child.returncode in (130, -signal.SIGINT) and out == ""
     assert err.endswith("interrupted\n") and "Traceback" not in err
     assert list(temporary.iterdir()) == []
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line and exit: 0 done, 1 failed, 2 called wrongly, 130 interrupted.
 
+    Interrupted while a module is imported, ``python -m flashmoe`` may end by the signal itself,
+    by Python's own doing; shells show 130 for that too.
+
     Args:
         arguments: Words after the program's name; those of this process if None.
     """
