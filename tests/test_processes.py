@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 
 import tiny
-from flashmoe import Generator, Model, Sampler
+from flashmoe import Generator, Model, Sampler, _core
+from flashmoe.batch import Batch
 from flashmoe.engine import Engine
 from flashmoe.errors import CancelledError, ClosedError
 from reliability import ctrl_c, threads
@@ -235,6 +237,25 @@ def test_threads_share_a_model_until_it_closes(path: Path) -> None:
     assert all(after == "ClosedError" for _, after in seen.ends), seen.ends
 
 
+def test_a_model_closed_just_as_a_session_begins(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close() ends all sessions, also one that it could not know of yet."""
+    model, made, real = Model(path, threads=1), [], _core.Session
+
+    def session(core: _core.Model) -> _core.Session:
+        made.append(real(core))
+        model.close()
+        return made[-1]
+
+    ids, row = np.array(PROMPT, np.int32), np.empty((1, model.vocab_size), np.float32)
+    monkeypatch.setattr(_core, "Session", session)
+    with pytest.raises(ClosedError):
+        model.new_session()
+    with pytest.raises(ClosedError):
+        made[0].eval(ids, row)
+
+
 def test_a_generator_closed_by_another_thread(model: Model) -> None:
     endless = Sampler(temperature=0, logit_bias=dict.fromkeys(model.tokenizer.eos_token_ids, -1e9))
     for wait in (0.0, 0.001, 0.005, 0.02):
@@ -245,6 +266,67 @@ def test_a_generator_closed_by_another_thread(model: Model) -> None:
             generator.close()
             with pytest.raises((ClosedError, CancelledError)):
                 call.result(timeout=20)
+
+
+@pytest.mark.parametrize("what", ["generate", "load", "batch"])
+def test_a_generator_closed_just_as_a_call_begins(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Between the look whether it is open and the session or batch that close() would end."""
+    file = tmp_path / "sequence"
+    with Generator(model, GREEDY) as other:
+        other.generate(PROMPT, max_tokens=2)
+        other.save(file)
+    generator, made = Generator(model, GREEDY), []
+
+    def closing(make: Callable[..., Any]) -> Callable[..., Any]:
+        def maker(*args: Any) -> Any:
+            made.append(make(*args))
+            generator.close()
+            return made[-1]
+
+        return maker
+
+    monkeypatch.setattr(model, "new_session", closing(model.new_session))
+    monkeypatch.setattr("flashmoe.generator.Batch", closing(Batch))
+    calls: dict[str, Callable[[], Any]] = {
+        "generate": lambda: generator.generate(PROMPT, max_tokens=4),
+        "load": lambda: generator.load(file),
+        "batch": lambda: generator.generate_batch([PROMPT, PROMPT], max_tokens=4),
+    }
+    with pytest.raises(ClosedError):
+        calls[what]()
+    assert len(made) == 1
+    if what != "batch":
+        with pytest.raises(ClosedError):
+            made[0].eval(np.array(PROMPT, np.int32), np.empty((1, model.vocab_size), np.float32))
+
+
+def test_a_generator_closed_at_any_moment(path: Path, tmp_path: Path) -> None:
+    """Whatever runs says that it is closed, or cancelled, or was done before."""
+    rng, file = random.Random(5), tmp_path / "sequence"
+    before = sys.getswitchinterval()
+    with Model(path, threads=1) as model, ThreadPoolExecutor(1) as pool:
+        with Generator(model, GREEDY) as first:
+            first.generate(PROMPT, max_tokens=2)
+            first.save(file)
+        calls: list[Callable[[Generator], Any]] = [
+            lambda g: g.generate(PROMPT, max_tokens=3),
+            lambda g: g.generate_batch([PROMPT, PROMPT], max_tokens=3),
+            lambda g: (g.load(file), g.generate([*PROMPT, 7], max_tokens=3), g.save(file)),
+        ]
+        sys.setswitchinterval(1e-6)
+        try:
+            for i in range(150):
+                generator = Generator(model, GREEDY)
+                call = pool.submit(calls[i % 3], generator)
+                for _ in range(rng.randrange(3000)):
+                    pass
+                generator.close()
+                error = call.exception(timeout=20)
+                assert error is None or isinstance(error, ClosedError | CancelledError), error
+        finally:
+            sys.setswitchinterval(before)
 
 
 def test_python_goes_on_during_a_call(path: Path) -> None:

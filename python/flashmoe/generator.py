@@ -382,6 +382,7 @@ class Generator:
 
         Raises:
             ArgumentError: There is no sequence yet, or the last call was a batch.
+            ClosedError: The generator is closed.
             OSError: The file cannot be written.
         """
         from pathlib import Path
@@ -394,11 +395,13 @@ class Generator:
         if self._latest is not None:
             self._latest.replace()
         with self._turn:
-            if self._session is None or self._prompt is None or not self._session.position:
+            session, prompt = self._session, self._prompt
+            self._check_open()
+            if session is None or prompt is None or not session.position:
                 raise ArgumentError("there is no sequence to save; call generate() or chat() first")
-            ids = np.concatenate([self._prompt, np.array(self._said, np.int32)])
-            ids = ids[: self._session.position]
-            write(Path(path), model_key(self.model), ids, self._session.save())
+            ids = np.concatenate([prompt, np.array(self._said, np.int32)])
+            ids = ids[: session.position]
+            write(Path(path), model_key(self.model), ids, session.save())
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on with a saved sequence: a later prompt that begins with it continues there.
@@ -423,18 +426,29 @@ class Generator:
             self._latest.replace()
         with self._turn:
             ids, snapshot = read(Path(path), model_key(self.model))
-            if self._closed:
-                raise ClosedError("the generator is closed")
-            session = self._session or self.model.new_session()
-            self._session = session
-            session.load(snapshot)
+            self._open_session().load(snapshot)
             self._prompt, self._said, self._loaded = ids, [], True
+
+    def _open_session(self) -> _core.Session:
+        """The one of the call before, or a new one; never one that close() does not know of."""
+        session = self._session
+        if session is None:
+            self._check_open()
+            session = self._session = self.model.new_session()
+        self._check_open()
+        return session
+
+    def _check_open(self) -> None:
+        """Asked after what close() ends was put where it looks, which it does after it says so."""
+        if self._closed:
+            self._forget_session()
+            raise ClosedError("the generator is closed")
 
     def _forget_session(self) -> None:
         self._prompt, self._said, self._loaded = None, [], False
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     def __enter__(self) -> Generator:
         return self
@@ -509,24 +523,22 @@ class Generator:
 
     def _session_for(self, ids: NDArray[np.int32]) -> _core.Session:
         """An empty one, or one that has the beginning of a prompt."""
-        if self._closed:
-            raise ClosedError("the generator is closed")
-        if self._session is None:
-            self._session = self.model.new_session()
-        self._session.resume()  # a cancel that came when nothing ran
-        if not (self._loaded and self._has_beginning_of(ids)):
-            self._session.reset()
+        session = self._open_session()
+        session.resume()  # a cancel that came when nothing ran
+        if not (self._loaded and self._begins(ids, session.position)):
+            session.reset()
             self._loaded = False
         self._prompt, self._said = ids, []
-        return self._session
+        return session
 
-    def _has_beginning_of(self, ids: NDArray[np.int32]) -> bool:
+    def _begins(self, ids: NDArray[np.int32], position: int) -> bool:
+        """Whether a prompt begins with what the session has, and goes on."""
         import numpy as np
 
-        if self._session is None or self._prompt is None:
+        prompt = self._prompt
+        if prompt is None:
             return False
-        position = self._session.position
-        kept = np.concatenate([self._prompt, np.array(self._said, np.int32)])[:position]
+        kept = np.concatenate([prompt, np.array(self._said, np.int32)])[:position]
         return 0 < position < ids.size and np.array_equal(kept, ids[:position])
 
     def _run(
@@ -582,11 +594,11 @@ class Generator:
         on_answer: Callable[[int, Generation], object] | None,
     ) -> Iterator[tuple[int, Generation]]:
         """All answers of a batch, as they end."""
-        if self._closed:
-            raise ClosedError("the generator is closed")
+        self._check_open()
         self._forget_session()  # the batch may need its memory
         batch = self._batch = Batch(self.model, requests, batch_size)
         try:
+            self._check_open()
             with closing(batch.run()) as answers:
                 for index, answer in answers:
                     if on_answer is not None:

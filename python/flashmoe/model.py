@@ -308,6 +308,9 @@ class Model:
         with self._sessions_lock:
             alive = [one for one in self._sessions if one() is not None]
             self._sessions = [*alive, weakref.ref(session)]
+        if self._core.closed:  # meanwhile, and close() may not have seen the session
+            session.close()
+            self._open()
         return session
 
     def check_open(self) -> None:
@@ -366,12 +369,12 @@ class Model:
 
     def close(self) -> None:
         """Give everything back; calls that still run are cancelled. May be called twice."""
+        self._core.close()  # first, so that a session that begins meanwhile is seen, or sees it
         with self._sessions_lock:
             sessions = [one() for one in self._sessions]
         for session in sessions:
             if session is not None:
                 session.close()
-        self._core.close()
 
     def __enter__(self) -> Model:
         return self
