@@ -387,20 +387,17 @@ class Generator:
         """
         from pathlib import Path
 
-        import numpy as np
-
         from flashmoe.prefix_cache import model_key
         from flashmoe.prefix_files import write
 
         if self._latest is not None:
             self._latest.replace()
         with self._turn:
-            session, prompt = self._session, self._prompt
+            session = self._session
             self._check_open()
-            if session is None or prompt is None or not session.position:
+            ids = self._evaluated(session)
+            if session is None or not ids.size:
                 raise ArgumentError("there is no sequence to save; call generate() or chat() first")
-            ids = np.concatenate([prompt, np.array(self._said, np.int32)])
-            ids = ids[: session.position]
             write(Path(path), model_key(self.model), ids, session.save())
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -433,7 +430,6 @@ class Generator:
         """The one of the call before, or a new one; never one that close() does not know of."""
         session = self._session
         if session is None:
-            self._check_open()
             session = self._session = self.model.new_session()
         self._check_open()
         return session
@@ -457,8 +453,7 @@ class Generator:
         self.close()
 
     def _encode(self, prompt: Prompt) -> NDArray[np.int32]:
-        if self._closed:
-            raise ClosedError("the generator is closed")
+        self._check_open()
         self.model.check_open()
         if isinstance(prompt, str):
             if not prompt:
@@ -494,8 +489,7 @@ class Generator:
         """Let a call take the place of the one before, when it is its turn."""
         if self._latest is not None:
             self._latest.replace()
-        stream = Stream(self._locked(items))
-        self._latest = stream
+        self._latest = stream = Stream(self._locked(items))
         return stream
 
     def _locked(self, items: Iterator[T]) -> PyGenerator[T, None, None]:
@@ -503,8 +497,7 @@ class Generator:
             yield from items
 
     def _collect(self, chunks: Iterator[Chunk], *, parts: bool = False) -> Generation:
-        whole = list(chunks)
-        return Generation.of(whole, self.stats, parts=parts)
+        return Generation.of(list(chunks), self.stats, parts=parts)
 
     def _start(
         self,
@@ -525,21 +518,21 @@ class Generator:
         """An empty one, or one that has the beginning of a prompt."""
         session = self._open_session()
         session.resume()  # a cancel that came when nothing ran
-        if not (self._loaded and self._begins(ids, session.position)):
+        kept = self._evaluated(session)
+        begins = 0 < kept.size < ids.size and (kept == ids[: kept.size]).all()
+        if not (self._loaded and begins):
             session.reset()
             self._loaded = False
         self._prompt, self._said = ids, []
         return session
 
-    def _begins(self, ids: NDArray[np.int32], position: int) -> bool:
-        """Whether a prompt begins with what the session has, and goes on."""
+    def _evaluated(self, session: _core.Session | None) -> NDArray[np.int32]:
+        """The tokens that a session has."""
         import numpy as np
 
-        prompt = self._prompt
-        if prompt is None:
-            return False
-        kept = np.concatenate([prompt, np.array(self._said, np.int32)])[:position]
-        return 0 < position < ids.size and np.array_equal(kept, ids[:position])
+        known = () if self._prompt is None else self._prompt
+        ids = np.concatenate([known, self._said]).astype(np.int32)
+        return ids[: session.position if session else 0]
 
     def _run(
         self,
@@ -594,7 +587,6 @@ class Generator:
         on_answer: Callable[[int, Generation], object] | None,
     ) -> Iterator[tuple[int, Generation]]:
         """All answers of a batch, as they end."""
-        self._check_open()
         self._forget_session()  # the batch may need its memory
         batch = self._batch = Batch(self.model, requests, batch_size)
         try:

@@ -82,7 +82,7 @@ class Copy:
         if kind in SANITIZERS and name:
             return self._passes_in_c(kind, name)
         done = self._run(
-            sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+            sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider",
             "--import-mode=importlib", *test.split(), cwd=self.source / "tests",
         )  # fmt: skip
         if done in (2, 3, 4, 5):
