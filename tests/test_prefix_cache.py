@@ -385,6 +385,20 @@ def test_a_sequence_is_saved_and_goes_on_elsewhere(checkpoint, model, tmp_path):
     assert generator.generate(first, max_tokens=6).logprobs == one.logprobs
 
 
+def test_a_sequence_with_more_than_is_known_of_it_begins_anew(model, tmp_path):
+    """As after a Ctrl-C between a token and its being written down."""
+    generator, file = Generator(model, GREEDY), tmp_path / "talk"
+    generator.generate(tokens(100), max_tokens=6)
+    generator.save(file)
+    ids, _ = read(file, *_key(model))
+    follow = np.concatenate([ids, [8], tokens(10, seed=2)])
+    want = generator.generate(follow, max_tokens=6)
+    generator.load(file)
+    generator._session.eval(np.array([7], np.int32), np.empty((1, model.vocab_size), np.float32))
+    got = generator.generate(follow, max_tokens=6)
+    assert (got.stats.cached_tokens, got.logprobs) == (0, want.logprobs)
+
+
 def _key(model):
     from flashmoe.prefix_cache import model_key
 

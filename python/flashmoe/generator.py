@@ -441,10 +441,10 @@ class Generator:
             raise ClosedError("the generator is closed")
 
     def _forget_session(self) -> None:
-        self._prompt, self._said, self._loaded = None, [], False
         session, self._session = self._session, None
         if session is not None:
-            session.close()
+            session.close()  # first: nobody saves it without its tokens
+        self._prompt, self._said, self._loaded = None, [], False
 
     def __enter__(self) -> Generator:
         return self
@@ -518,9 +518,8 @@ class Generator:
         """An empty one, or one that has the beginning of a prompt."""
         session = self._open_session()
         session.resume()  # a cancel that came when nothing ran
-        kept = self._evaluated(session)
-        begins = 0 < kept.size < ids.size and (kept == ids[: kept.size]).all()
-        if not (self._loaded and begins):
+        position, begin = session.position if self._loaded else 0, self._evaluated(session)
+        if not (0 < position < ids.size and begin.tolist() == ids[:position].tolist()):
             session.reset()
             self._loaded = False
         self._prompt, self._said = ids, []
@@ -577,8 +576,8 @@ class Generator:
                 points.ended(session, self._said)
                 return
             step[0] = chunk.token_id
+            self._said.append(chunk.token_id)  # first: the session never has more than is known
             session.eval(step, logits)
-            self._said.append(chunk.token_id)
 
     def _run_batch(
         self,
