@@ -1,4 +1,4 @@
-"""A server among bad clients: garbage, slow heads, floods, hang-ups, no readers, grammars, keys.
+"""A server among bad clients: garbage, slow heads, floods, hang-ups, no readers, bad fields, keys.
 
 ``python tests/reliability/server.py`` starts ``flashmoe serve --demo`` and prints a line for each;
 ``--scale 0.1`` does a tenth of it, ``--only garbage --scale 34`` a million damaged requests.
@@ -358,6 +358,27 @@ def grammars(server: Server, scale: float) -> str:
     )
 
 
+def fields(server: Server, scale: float) -> str:
+    """Every field of every interface at values that it cannot have, four times."""
+    from test_server_limits import BODIES, cases
+
+    took, memory = [], []
+    for _ in range(4):
+        for path, field, value in cases():
+            start = time.monotonic()
+            status, _ = server.get(path, {**BODIES[path], field: value})
+            took.append((time.monotonic() - start, f"{field}: {value!r}"[:40]))
+            assert status in (400, 404), (path, field, status)
+        memory.append(round(server.memory() / 1e6, 1))
+    took.sort()
+    slow = sorted({what for wait, what in took if wait > 0.02})
+    return (
+        f"{len(took)} refused, {took[len(took) // 2][0] * 1e3:.1f} ms in the median, p99 "
+        f"{took[len(took) * 99 // 100][0] * 1e3:.1f} ms, {took[-1][0] * 1e3:.0f} ms at most; "
+        f"over 20 ms {slow}; memory after each round {memory} MB"
+    )
+
+
 CAMPAIGNS: dict[str, Callable[[Server, float], str]] = {
     "garbage": garbage,
     "slow heads": slow_heads,
@@ -365,6 +386,7 @@ CAMPAIGNS: dict[str, Callable[[Server, float], str]] = {
     "hang-ups": hang_ups,
     "no readers": no_readers,
     "grammars": grammars,
+    "fields": fields,
 }
 
 
